@@ -1,0 +1,42 @@
+"""Import every module of the installed distribution; those of extras may lack only their extra's packages.
+
+Run outside the repository: `python imports.py PATH/TO/pyproject.toml`.
+"""
+
+import importlib
+import pkgutil
+import sys
+import tomllib
+from pathlib import Path
+
+import flowserve
+
+EXTRAS = {"torch", "transformers", "faiss", "sentence_transformers", "llguidance", "safetensors", "tokenizers", "bs4", "pypdf"}
+
+
+def main(pyproject: Path) -> int:
+    listed = set(tomllib.loads(pyproject.read_text())["tool"]["setuptools"]["packages"])
+    names = {module.name for module in pkgutil.walk_packages(flowserve.__path__, "flowserve.")} | {"flowserve"}
+    missing = listed - names
+    failed = [f"{name}: not in the wheel" for name in sorted(missing)]
+    skipped = 0
+    for name in sorted(names):
+        if name.endswith("__main__"):
+            continue
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] in EXTRAS:
+                skipped += 1
+            else:
+                failed.append(f"{name}: {error}")
+    inside = [name for name in ("graphs", "retrieval", "cachestore") if importlib.util.find_spec(name)]
+    failed += [f"{name}: is importable under its bare name" for name in inside]
+    print(f"imported {len(names) - skipped} modules from {flowserve.__path__[0]}, {skipped} need an extra")
+    for line in failed:
+        print("FAILED", line)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

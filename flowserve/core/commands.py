@@ -1,0 +1,207 @@
+"""What the scheduler asks for: the only output of `core.step`.
+
+A driver carries commands out in the order given. It decides nothing; what it learns comes back as
+events.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flowserve.core.events import Code
+from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+
+
+class Role(StrEnum):
+    """Which part of a node's work a task is."""
+
+    NODE = "node"
+    """The node itself."""
+    STEP = "step"
+    """One model call of an agent; `index` counts steps from 0."""
+    TOOL = "tool"
+    """One tool call of an agent; `index` is its place among the calls of the step."""
+
+
+class Status(StrEnum):
+    """What became of a run or a task. Drivers forward it to streams and metrics."""
+
+    READY = "ready"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    """Runs only."""
+    QUEUED = "queued"
+    """Runs only: accepted, nothing dispatched yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFrame:
+    """Instantiate `block` inside `parent`. `index` is the item, sample, iteration or call number.
+
+    Frame 0 of a run has no task and no parent. Comes before any command about the frame's tasks.
+    """
+
+    run: RunId
+    frame: FrameId
+    block: BlockId
+    task: TaskId | None
+    """The task (of a MAP, SAMPLE, SWITCH, LOOP or DYNAMIC node) that the frame belongs to."""
+    parent: FrameId | None
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Execute a task. Answered by exactly one of TaskFinished, TaskFailed or (MAP, SAMPLE, SWITCH, LOOP) Evaluated."""
+
+    run: RunId
+    task: TaskId
+    node: NodeId
+    frame: FrameId
+    attempt: int
+    """1 for the first execution."""
+    role: Role = Role.NODE
+    index: int = 0
+    """Agent step number, or place of a tool call in its step."""
+    parent: TaskId | None = None
+    """Agent steps and tool calls: the agent's task."""
+    last: bool = False
+    """Agent step: no further step is allowed, the model must answer now."""
+    engine: EngineId | None = None
+    """Where, for a model call."""
+    priority: int = 0
+    """For engines that order by priority: lower goes first."""
+    timeout_s: Seconds | None = None
+    """Time left for this execution when it was dispatched; for the engine's own limits. The scheduler keeps the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """LOOP: is it done? `frame` is the iteration that just ended. Answered by Evaluated."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    frame: FrameId
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """SAMPLE with a stopping rule: which answer class does the finished `frame` belong to? Answered by SampleLabelled."""
+
+    run: RunId
+    task: TaskId
+    frame: FrameId
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """All frames that count are done: build the task's value from them. Answered by TaskFinished or TaskFailed.
+
+    MAP: all, in item order. SAMPLE: those that completed, in order of index. SWITCH: the one.
+    LOOP: the last (none: the value is `init`). AGENT: none; the last step's answer is the value.
+    """
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    frames: tuple[FrameId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Call number `call` of a dynamic task is answered: by the result of `frame`, or (failed) by an exception of `code`."""
+
+    run: RunId
+    task: TaskId
+    call: int
+    frame: FrameId | None
+    code: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop this execution now and abort it at the engine. Nothing it still says counts. No answer is expected."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A status changed; for observers only. `task` None: the run itself. SKIPPED names `node` in `frame` without a task."""
+
+    run: RunId
+    status: Status
+    task: TaskId | None = None
+    node: NodeId | None = None
+    frame: FrameId | None = None
+    attempt: int = 0
+    role: Role = Role.NODE
+    index: int = 0
+    code: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFrame:
+    """Nothing will read this frame's values again."""
+
+    run: RunId
+    frame: FrameId
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The run is done: the result of frame 0 is its result. Last command about the run."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The run ended without a result. Last command about the run; its executions have been cancelled before."""
+
+    run: RunId
+    status: Status
+    """FAILED, CANCELLED or TIMED_OUT."""
+    task: TaskId | None = None
+    """FAILED: the task that failed."""
+    code: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The run was not accepted. Only command about it."""
+
+    run: RunId
+    retry_after_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a Tick at `at` (the scheduler's own time). A later WakeAt replaces an earlier one."""
+
+    at: Seconds
+
+
+Command = (
+    OpenFrame
+    | Dispatch
+    | Evaluate
+    | Label
+    | Join
+    | Return
+    | Cancel
+    | Mark
+    | CloseFrame
+    | Complete
+    | Fail
+    | Reject
+    | WakeAt
+)

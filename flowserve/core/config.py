@@ -1,0 +1,63 @@
+"""Settings of the scheduler: every bound it keeps, with its unit. Frozen; checked when built."""
+
+import math
+from dataclasses import dataclass, fields
+
+from flowserve.errors import ConfigError
+from flowserve.ids import Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the scheduler may do at once and for how long. A log carries it, so that replays agree."""
+
+    policy: str = "critical_path"
+    """Name in `priority.POLICIES`: who goes first."""
+    tool_window: int = 64
+    """Tool calls running at once, over all runs."""
+    search_window: int = 16
+    """Searches running at once, over all runs."""
+    max_live_runs: int = 1024
+    """Runs accepted and not yet ended; one more is rejected."""
+    default_deadline_s: Seconds | None = None
+    """Deadline of a run that was submitted without one; None: none."""
+
+    ageing: float = 0.25
+    """Seconds of urgency that a run gains per second since it was submitted; see `priority`."""
+    band_s: Seconds = 120.0
+    """Distance between two priority levels; a remaining critical path counts for at most this much."""
+    priority_levels: int = 5
+    """Client priorities are clamped to -levels..levels, so that a tier is `2 * levels + 1` bands."""
+
+    max_engine_losses: int = 3
+    """Times one task is put back in the queue because its engine went away; the next loss is a failure."""
+    run_retries: int = 3
+    """Retries that every run may use, however small it is."""
+    retry_share: float = 0.1
+    """Beyond that, retries per first execution: of the run, and of the whole scheduler."""
+    retry_reserve: int = 100
+    """Retries that the scheduler as a whole can save up while all goes well; also what it starts with."""
+    max_retry_after_s: Seconds = 300.0
+    """An engine that asks for a longer pause than this has failed for good."""
+
+    min_reject_s: Seconds = 1.0
+    """Least and first advice to a rejected client."""
+    max_reject_s: Seconds = 60.0
+    """Greatest advice to a rejected client."""
+    story_length: int = 32
+    """Events and commands remembered per run for `story`."""
+
+    def __post_init__(self) -> None:
+        least = {"priority_levels": 0, "tool_window": 1, "search_window": 1, "max_live_runs": 1, "story_length": 1}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not least.get(field.name, 0) <= value < math.inf:
+                raise ConfigError(
+                    f"{field.name}: expected a finite number of at least {least.get(field.name, 0)}; got {value!r}"
+                )
+        if self.band_s <= 0:
+            raise ConfigError(f"band_s: expected more than 0 seconds; got {self.band_s!r}")
+        if self.min_reject_s > self.max_reject_s:
+            raise ConfigError(
+                f"min_reject_s: expected at most max_reject_s ({self.max_reject_s!r}); got {self.min_reject_s!r}"
+            )

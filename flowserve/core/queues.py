@@ -1,0 +1,143 @@
+"""Ready tasks in order of urgency: a heap of runs, and for each run a heap of its tasks.
+
+Two levels because a run's rank changes when its critical path shortens, while the order of tasks inside a
+run never does: one push of a (rank, lane) pair moves all its waiting tasks. Entries that no longer hold are
+dropped when they surface (lazy deletion), or when they outnumber the valid ones (compaction).
+
+An entry (rank, arrival, lane) is valid while `lane.listed == rank`; ranks of a run only fall, so a
+lane never has two valid entries.
+"""
+
+import heapq
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowserve.core.state import Run, Task
+
+SLACK = 32
+"""Invalid entries that are not worth a rebuild."""
+
+
+class Lane:
+    """The tasks of one run in one queue."""
+
+    __slots__ = ("items", "listed", "live", "queue", "run")
+
+    def __init__(self, run: "Run", queue: "ReadyQueue") -> None:
+        self.run = run
+        self.queue = queue
+        self.items: list[tuple[float, int, Task]] = []
+        """Heap of (order, task id, task); holds withdrawn tasks until they surface."""
+        self.live = 0
+        """Tasks in `items` that still wait."""
+        self.listed: float | None = None
+        """Rank of this lane's valid entry in the queue's heap; None: no entry."""
+
+    def clean(self) -> None:
+        """Drop withdrawn tasks from the top."""
+        items = self.items
+        while items and items[0][2].lane is not self:
+            heapq.heappop(items)
+
+
+class ReadyQueue:
+    """What waits for one kind of room: one model's engines, the tools, the searches."""
+
+    __slots__ = ("heap", "lanes", "name", "size")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.heap: list[tuple[float, int, Lane]] = []
+        """(rank, run arrival, lane)."""
+        self.lanes = 0
+        """Lanes with a valid entry."""
+        self.size = 0
+        """Tasks that wait."""
+
+    def push(self, task: "Task", order: float) -> None:
+        """Let `task` wait; `order` ranks it among the tasks of its run, lower first."""
+        run = task.run
+        lane = run.lanes.get(self.name)
+        if lane is None:
+            lane = run.lanes[self.name] = Lane(run, self)
+        task.lane = lane
+        heapq.heappush(lane.items, (order, task.id, task))
+        lane.live += 1
+        self.size += 1
+        if lane.listed != run.rank:
+            self._list(lane)
+
+    def withdraw(self, task: "Task") -> None:
+        """`task` no longer waits; its entry goes when it surfaces."""
+        lane = task.lane
+        assert lane is not None and lane.queue is self
+        task.lane = None
+        lane.live -= 1
+        self.size -= 1
+        if len(lane.items) > 2 * lane.live + SLACK:
+            lane.items = [item for item in lane.items if item[2].lane is lane]
+            heapq.heapify(lane.items)
+
+    def head(self) -> Lane | None:
+        """The lane whose first task goes next, or None when nothing waits."""
+        heap = self.heap
+        while heap:
+            rank, _, lane = heap[0]
+            if lane.listed == rank:
+                if lane.live:
+                    lane.clean()
+                    return lane
+                self._unlist(lane)
+            heapq.heappop(heap)
+        return None
+
+    def pop(self) -> "Task":
+        """Take the first task out. There must be one."""
+        lane = self.head()
+        assert lane is not None, f"queue {self.name!r} is empty"
+        task = heapq.heappop(lane.items)[2]
+        task.lane = None
+        lane.live -= 1
+        self.size -= 1
+        return task
+
+    def rerank(self, lane: Lane) -> None:
+        """The rank of `lane.run` fell: list the lane anew if it has tasks."""
+        if lane.live and lane.listed != lane.run.rank:
+            self._list(lane)
+
+    def drop(self, lane: Lane) -> None:
+        """The run has ended; its tasks have been withdrawn."""
+        assert lane.live == 0
+        lane.items = []
+        self._unlist(lane)
+        self._compact()
+
+    def _list(self, lane: Lane) -> None:
+        if lane.listed is None:
+            self.lanes += 1
+        lane.listed = lane.run.rank
+        heapq.heappush(self.heap, (lane.run.rank, lane.run.arrival, lane))
+        self._compact()
+
+    def _unlist(self, lane: Lane) -> None:
+        if lane.listed is not None:
+            lane.listed = None
+            self.lanes -= 1
+
+    def _compact(self) -> None:
+        if len(self.heap) > 2 * self.lanes + SLACK:
+            self.heap = [entry for entry in self.heap if entry[2].listed == entry[0]]
+            heapq.heapify(self.heap)
+
+    def waiting(self) -> "list[Task]":
+        """Every task that waits, in order of (run arrival, task id). Walks the whole queue."""
+        lanes = sorted(
+            (lane for rank, _, lane in self.heap if lane.listed == rank), key=lambda lane: lane.run.arrival
+        )
+        return [
+            task
+            for lane in lanes
+            for _, _, task in sorted(lane.items, key=lambda item: item[1])
+            if task.lane is lane
+        ]

@@ -1,0 +1,420 @@
+"""What the scheduler remembers: runs, their frames and tasks, engines, windows, queues, timers.
+
+Everything here is mutable and slotted, and is changed only inside `step`. Whatever has ended is gone from all
+tables at once, so that memory follows what is live. Tables are dicts in order of arrival; nothing in the
+core iterates a set. `invariants.check` lists what must hold between steps.
+"""
+
+from collections import deque
+from enum import IntEnum
+from math import inf
+
+from flowserve.core.commands import Command, Role, Status
+from flowserve.core.config import Config
+from flowserve.core.events import Code, Event
+from flowserve.core.priority import POLICIES, Policy
+from flowserve.core.queues import Lane, ReadyQueue
+from flowserve.core.shapes import BlockShape, PlanShape
+from flowserve.core.timers import Timer, Timers
+from flowserve.errors import ConfigError
+from flowserve.graphs.plan import Kind, Node, Plan
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+
+
+class Phase(IntEnum):
+    """Where a task stands; `tasks.TRANSITIONS` says what may follow what."""
+
+    READY = 0
+    """Its inputs exist; it waits for room or for the end of this step."""
+    RUNNING = 1
+    """Dispatched (a LOOP: or evaluating again); the driver owes an answer."""
+    OPEN = 2
+    """Evaluated and expanded: frames, or an agent's steps and tools, are at work for it."""
+    JOINING = 3
+    """All parts are done; the driver builds the value."""
+    RETRYING = 4
+    """Failed; waits for its back-off to pass."""
+    COMPLETED = 5
+    FAILED = 6
+    CANCELLED = 7
+
+
+LEFT_LIVE = -1
+LEFT_DONE = -2
+"""Values of `Frame.left` for a node that has a task, and for one whose task has completed."""
+
+
+class Run:
+    """One accepted run that has not ended."""
+
+    __slots__ = (
+        "arrival",
+        "deadline",
+        "executions",
+        "frames",
+        "history",
+        "id",
+        "lanes",
+        "last_frame",
+        "last_task",
+        "level",
+        "over",
+        "plan",
+        "pointer",
+        "rank",
+        "retries",
+        "shape",
+        "started",
+        "submitted_at",
+        "tasks",
+        "timer",
+    )
+
+    def __init__(self, id: RunId, arrival: int, shape: PlanShape, submitted_at: Seconds, level: int) -> None:
+        self.id = id
+        self.arrival = arrival
+        """Number in order of acceptance, from 1; ends ties between runs."""
+        self.shape = shape
+        self.plan = shape.plan
+        self.submitted_at = submitted_at
+        self.level = level
+        """Tier and client priority as one number, 0 the most urgent; see `priority.level`."""
+        self.deadline: Seconds = inf
+        """When the run must have ended; inf: whenever."""
+        self.timer: Timer | None = None
+        """Fires at `deadline`; None without one."""
+        self.started = False
+        """Something has been dispatched."""
+        self.over = False
+        """Ended; only objects that are about to go still refer to it."""
+        self.tasks: dict[TaskId, Task] = {}
+        """Live tasks, in order of id."""
+        self.frames: dict[FrameId, Frame] = {}
+        """Frames that are at work, in order of id. A frame that is done has left."""
+        self.last_task = 0
+        """Task ids given so far; the first is 1."""
+        self.last_frame = -1
+        """Last frame id given; the first is 0."""
+        self.pointer = 0
+        """Into `shape.by_tail`: nodes before it have completed. It only moves forward."""
+        self.rank = 0.0
+        """Place among runs, lower first; what the policy said when `pointer` last moved. Never rises."""
+        self.lanes: dict[str, Lane] = {}
+        """Waiting tasks by queue name."""
+        self.executions = 0
+        """First executions dispatched; the base of the retry budget."""
+        self.retries = 0
+        """Retries granted so far."""
+        self.history: deque[tuple[Seconds, Event | Command]] = deque()
+        """The latest events and commands; bounded by `Config.story_length`."""
+
+    @property
+    def remaining_s(self) -> Seconds:
+        """Estimated seconds of its remaining critical path, or 0 when all its nodes have completed."""
+        shape = self.shape
+        return shape.tails[shape.by_tail[self.pointer]] if self.pointer < len(shape.by_tail) else 0.0
+
+    def __repr__(self) -> str:
+        word = "over" if self.over else "running" if self.started else "queued"
+        return f"Run({self.id!r}, {word}, {len(self.tasks)} tasks, {len(self.frames)} frames)"
+
+
+class Frame:
+    """One instance of a block that is at work."""
+
+    __slots__ = ("block", "deadline", "id", "index", "left", "outer_tail", "owner", "run", "tasks", "unfinished")
+
+    def __init__(self, id: FrameId, run: Run, block: BlockShape, owner: "Task | None", index: int) -> None:
+        self.id = id
+        self.run = run
+        self.block = block
+        self.owner = owner
+        """The task that this frame works for; None for frame 0."""
+        self.index = index
+        """Item, sample, arm's frame (0), iteration or call."""
+        self.left = block.counts.copy()
+        """Per position: nodes it still waits for, or LEFT_LIVE, or LEFT_DONE."""
+        self.unfinished = len(block.nodes)
+        """Nodes that are not done; at 0 the frame is done."""
+        self.tasks: dict[TaskId, Task] = {}
+        """Live tasks of this frame's nodes, an agent's steps and tools included, in order of id."""
+        self.outer_tail: Seconds = 0.0
+        """Tail of the node of block 0 under which this frame hangs; 0 in frame 0."""
+        self.deadline: Seconds = inf
+        """The earliest of the run's deadline and the time limits of the tasks around it."""
+
+    @property
+    def parent(self) -> "Frame | None":
+        return self.owner.frame if self.owner is not None else None
+
+    def __repr__(self) -> str:
+        return f"Frame({self.run.id!r}, {self.id}, block {self.block.id}, {self.unfinished} unfinished)"
+
+
+class Expansion:
+    """What an OPEN (or a running dynamic) task has at work, and what it keeps for its join."""
+
+    __slots__ = (
+        "done",
+        "failed",
+        "labels",
+        "last_code",
+        "live",
+        "opened",
+        "parts",
+        "tools",
+        "tools_started",
+        "unlabelled",
+        "width",
+    )
+
+    def __init__(self, width: int = 0) -> None:
+        self.width = width
+        """Frames wanted: items, samples, greatest number of iterations; 1 for a SWITCH. AGENT, DYNAMIC: the limit."""
+        self.opened = 0
+        """Frames opened (AGENT: steps made; DYNAMIC: calls answered or open) so far."""
+        self.live: dict[FrameId, Frame] = {}
+        """Frames at work."""
+        self.done: dict[int, FrameId] = {}
+        """Index -> frame that is done and whose values are still wanted."""
+        self.failed = 0
+        """SAMPLE: samples dropped."""
+        self.last_code: Code | None = None
+        """SAMPLE: why the latest of them was dropped; None while there is none."""
+        self.labels: dict[int, int] = {}
+        """SAMPLE with a rule: answer class -> samples in it."""
+        self.unlabelled: dict[FrameId, None] = {}
+        """SAMPLE with a rule: finished samples whose label is awaited."""
+        self.parts: dict[TaskId, Task] = {}
+        """AGENT: its live step, or its live tool calls."""
+        self.tools = 0
+        """AGENT: tool calls that the latest step asked for."""
+        self.tools_started = 0
+        """AGENT: how many of them have a task or had one."""
+
+    def closing(self) -> list[FrameId]:
+        """Frames whose values are kept, in order of index."""
+        return [self.done[index] for index in sorted(self.done)]
+
+
+class Task:
+    """One execution of a node, or of a part of an agent's work, until it is over."""
+
+    __slots__ = (
+        "attempt",
+        "deadline",
+        "expansion",
+        "failures",
+        "frame",
+        "id",
+        "index",
+        "kind",
+        "lane",
+        "last",
+        "losses",
+        "node",
+        "parent",
+        "phase",
+        "place",
+        "role",
+        "run",
+        "timer",
+    )
+
+    def __init__(
+        self, id: TaskId, frame: Frame, node: Node, role: Role = Role.NODE, parent: "Task | None" = None, index: int = 0
+    ) -> None:
+        self.id = id
+        """Number inside the run in order of readiness, from 1; ends ties."""
+        self.run = frame.run
+        self.frame = frame
+        self.node = node
+        self.kind: Kind = node.kind
+        self.role = role
+        self.parent = parent
+        """The agent's task, of which this is a step or a tool call; else None."""
+        self.index = index
+        """Step number, or place of a tool call in its step; 0 for nodes."""
+        self.last = False
+        """A step that must be the agent's last."""
+        self.phase = Phase.READY
+        self.attempt = 1
+        """Which execution this is; events that speak of another are stale."""
+        self.failures = 0
+        """Executions that used up one of the node's attempts."""
+        self.losses = 0
+        """Executions lost with their engine."""
+        self.lane: Lane | None = None
+        """Where it waits; None when it does not wait in a queue."""
+        self.place: Engine | Window | None = None
+        """Whose room it takes while it runs; None for kinds that need none."""
+        self.timer: Timer | None = None
+        """Time limit while it is at work, back-off while RETRYING; None without one."""
+        self.deadline: Seconds = inf
+        """When the present execution must have ended, all limits around it included."""
+        self.expansion: Expansion | None = None
+        """None for kinds without parts, and before they have any."""
+
+    def __repr__(self) -> str:
+        what = self.node.name if self.role is Role.NODE else f"{self.node.name}.{self.role.value}[{self.index}]"
+        return f"Task({self.run.id!r}, {self.id}, {what}, {self.phase.name}, attempt {self.attempt})"
+
+
+class Window:
+    """Room for a bounded number of executions of one sort."""
+
+    __slots__ = ("limit", "queue", "running")
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.limit = limit
+        self.queue = ReadyQueue(name)
+        self.running: dict[tuple[int, TaskId], Task] = {}
+        """By (run arrival, task id)."""
+
+    def __repr__(self) -> str:
+        return f"Window({self.queue.name!r}, {len(self.running)} of {self.limit}, {self.queue.size} waiting)"
+
+
+class Engine:
+    """One replica that the scheduler has heard of; it stays known after it went down."""
+
+    __slots__ = ("arrival", "id", "limit", "models", "running", "up")
+
+    def __init__(self, id: EngineId, arrival: int) -> None:
+        self.id = id
+        self.arrival = arrival
+        """Number in order of first appearance; ends ties."""
+        self.up = False
+        self.models: tuple[str, ...] = ()
+        """Names it answers to; kept while it is down."""
+        self.limit = 0
+        """Calls that may be there at once; 0 while it is down."""
+        self.running: dict[tuple[int, TaskId], Task] = {}
+        """By (run arrival, task id)."""
+
+    def __repr__(self) -> str:
+        return f"Engine({self.id!r}, {'up' if self.up else 'down'}, {len(self.running)} of {self.limit})"
+
+
+class SchedulerState:
+    """Everything. Give it to `step`, and to nothing else that writes."""
+
+    __slots__ = (
+        "agenda",
+        "arrivals",
+        "config",
+        "ended",
+        "engines",
+        "immediate",
+        "models",
+        "now",
+        "out",
+        "policy",
+        "rejected",
+        "retry_tokens",
+        "runs",
+        "searches",
+        "serving",
+        "shapes",
+        "stale",
+        "timers",
+        "tools",
+        "wake_at",
+    )
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config = config if config is not None else Config()
+        if config.policy not in POLICIES:
+            known = ", ".join(sorted(POLICIES))
+            raise ConfigError(f"policy: expected one of {known}; got {config.policy!r}")
+        self.policy: Policy = POLICIES[config.policy]
+        self.now: Seconds = 0.0
+        """Of the latest step."""
+        self.runs: dict[RunId, Run] = {}
+        """Live runs in order of arrival."""
+        self.arrivals = 0
+        """Runs accepted so far."""
+        self.shapes: dict[str, PlanShape] = {}
+        """Arrays of the plans that live runs use, by digest."""
+        self.engines: dict[EngineId, Engine] = {}
+        """Every engine heard of, in order of arrival."""
+        self.serving: dict[str, list[Engine]] = {}
+        """Model -> engines that are up and answer to it, in order of arrival. Rebuilt when an engine changes."""
+        self.models: dict[str, ReadyQueue] = {}
+        """Model -> what waits for it. A queue stays when it is empty; models are few."""
+        self.tools = Window("tools", config.tool_window)
+        self.searches = Window("searches", config.search_window)
+        self.timers = Timers()
+        self.wake_at: Seconds | None = None
+        """What the latest WakeAt promised and no Tick has answered; None: nothing."""
+        self.retry_tokens = float(config.retry_reserve)
+        """Retries the scheduler may grant now; see `retry`."""
+        self.ended: deque[Seconds] = deque(maxlen=32)
+        """When the latest runs ended; for `admission`."""
+        self.rejected = 0
+        """Runs rejected since a run last ended."""
+        self.stale = 0
+        """Events ignored because what they speak of is over."""
+
+        self.out: list[Command] = []
+        """Commands of the step at work; empty between steps."""
+        self.agenda: deque[tuple[int, Task | Frame, Code | None, TaskId | None]] = deque()
+        """Consequences still to be drawn in this step, in order; see `step.CONSEQUENCES`. Empty between steps."""
+        self.immediate: list[Task] = []
+        """Ready tasks that need no room; dispatched at the end of this step. Empty between steps."""
+
+    def queue_of(self, model: str) -> ReadyQueue:
+        """What waits for `model`."""
+        queue = self.models.get(model)
+        if queue is None:
+            queue = self.models[model] = ReadyQueue(f"model {model}")
+        return queue
+
+    def find(self, run: RunId, task: TaskId, attempt: int) -> Task | None:
+        """The live task that an event speaks of; None (and one more in `stale`) when that is over."""
+        found = self.runs.get(run)
+        if found is not None:
+            known = found.tasks.get(task)
+            if known is not None and known.attempt == attempt:
+                return known
+        self.stale += 1
+        return None
+
+    def __repr__(self) -> str:
+        return (
+            f"SchedulerState({len(self.runs)} runs, {list(self.engines.values())!r}, {self.tools!r}, "
+            f"{self.searches!r}, {len(self.timers)} timers, {self.stale} stale)"
+        )
+
+
+def status_of(phase: Phase) -> Status:
+    """What observers are told about a phase. OPEN and JOINING are still RUNNING to them."""
+    return _STATUS[phase]
+
+
+_STATUS = (
+    Status.READY,
+    Status.RUNNING,
+    Status.RUNNING,
+    Status.RUNNING,
+    Status.RETRYING,
+    Status.COMPLETED,
+    Status.FAILED,
+    Status.CANCELLED,
+)
+
+__all__ = [
+    "LEFT_DONE",
+    "LEFT_LIVE",
+    "Engine",
+    "Expansion",
+    "Frame",
+    "NodeId",
+    "Phase",
+    "Plan",
+    "Run",
+    "SchedulerState",
+    "Task",
+    "Window",
+    "status_of",
+]

@@ -1,0 +1,70 @@
+"""When further samples would not change the vote: rules over counts of answer classes.
+
+A rule is a pure function of the counts, the number of samples that gave no usable answer, and its own
+parameters. Label -1 marks an unusable answer: it never agrees with anything, so each is a class of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from math import comb, log
+
+UNUSABLE = -1
+"""Label of an empty or unusable answer."""
+
+Rule = Callable[[Mapping[int, int], Mapping[str, float]], bool]
+"""(counts by label, parameters) -> stop now? Asked after each label that arrives."""
+
+
+def certainty(counts: Mapping[int, int]) -> float:
+    """Certaindex of a set of answers: 1 - H / log n, from 0 (all differ) to 1 (all agree).
+
+    Fu et al., "Efficiently Scaling LLM Reasoning Programs with Certaindex" (Dynasor, arXiv 2412.20993), the
+    many-paths case: H is the entropy of the answer classes and log n its greatest value. One answer is no evidence,
+    so n < 2 gives 0; the paper does not define it.
+    """
+    n = sum(counts.values())
+    if n < 2:
+        return 0.0
+    entropy = 0.0
+    for label, count in counts.items():
+        if label == UNUSABLE:
+            entropy += count / n * log(n)
+        elif count:
+            entropy -= count / n * log(count / n)
+    return max(0.0, (log(n) - entropy) / log(n))
+
+
+def certaindex(counts: Mapping[int, int], args: Mapping[str, float]) -> bool:
+    """Stop when `certainty` reaches `threshold` at the detection step.
+
+    As published, one detection at `detect_at` samples (5) with a static threshold (0.7, the value for self-consistency
+    on MATH and GSM8K). `every` > 0 detects again after that many further samples (the paper's other policy).
+    """
+    n = sum(counts.values())
+    first, every = int(args.get("detect_at", 5)), int(args.get("every", 0))
+    if n != first and not (every > 0 and n > first and (n - first) % every == 0):
+        return False
+    return certainty(counts) >= args.get("threshold", 0.7)
+
+
+def adaptive_consistency(counts: Mapping[int, int], args: Mapping[str, float]) -> bool:
+    """Stop when the leading answer very probably has the majority over the runner-up.
+
+    Aggarwal et al., "Let's Sample Step by Step" (EMNLP 2023), the Beta criterion: with the two largest counts a >= b, stop
+    if P(Beta(a + 1, b + 1) > 1/2) >= `threshold` (0.95). For whole numbers that probability is the chance of at most a
+    heads in a + b + 1 fair tosses. Unusable answers do not vote.
+    """
+    first, second = 0, 0
+    for label, count in counts.items():
+        if label == UNUSABLE:
+            continue
+        if count > first:
+            first, second = count, first
+        elif count > second:
+            second = count
+    tosses = first + second + 1
+    probability = sum(comb(tosses, heads) for heads in range(first + 1)) / 2**tosses
+    return probability >= args.get("threshold", 0.95)
+
+
+RULES: dict[str, Rule] = {"certaindex": certaindex, "adaptive_consistency": adaptive_consistency}
+"""By the name in `SampleSpec.rule`."""

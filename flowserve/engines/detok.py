@@ -1,0 +1,121 @@
+"""Token ids to text deltas, one token at a time.
+
+`Detokenizer` never emits half a character and its deltas concatenate to the decoding of all ids.
+`StopScanner` holds back what may be the beginning of a stop string. `TextStream` is the two in a row;
+every engine that makes tokens itself uses it.
+"""
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CONTEXT_TOKENS = 4
+"""Tokens decoded again before the new ones. Decoders treat the first token specially (word pieces, the leading
+space of SentencePiece) and some look one or two back (spaces before punctuation)."""
+PATIENCE_TOKENS = 8
+"""An incomplete character is waited for this long; a UTF-8 character has four bytes, so longer is garbage."""
+
+Decode = Callable[[Sequence[int]], str]
+
+
+class Detokenizer:
+    """Incremental decoding of one sequence.
+
+    ids:     [ ... context ... | emitted up to here | pending ]
+                   ^_start            ^_read
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._start = 0
+        self._read = 0
+        self._length = 0  # characters emitted
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that `ids` complete; may be empty."""
+        self._ids.extend(ids)
+        window = self._decode(self._ids[self._start :])
+        if window.endswith(REPLACEMENT) and len(self._ids) - self._read < PATIENCE_TOKENS:
+            return ""
+        known = self._decode(self._ids[self._start : self._read])
+        if not window.startswith(known):
+            return ""  # a later token changed an earlier one's text; finish() settles it
+        delta = window[len(known) :]
+        if not delta:
+            return ""
+        self._read = len(self._ids)
+        self._start = self._context_start()
+        self._length += len(delta)
+        return delta
+
+    def finish(self) -> str:
+        """What is still owed, incomplete characters included."""
+        return self._decode(self._ids)[self._length :]
+
+    def _context_start(self) -> int:
+        start = max(0, self._read - CONTEXT_TOKENS)
+        while start > 0 and not self._decode(self._ids[start : self._read]):
+            start = max(0, start - CONTEXT_TOKENS)  # only special tokens: no context at all
+        return start
+
+
+class StopScanner:
+    """Cuts a stream of text before the first stop string; holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """The text that is safe to show now. After a stop string: sets `stopped`, later text is dropped."""
+        if self.stopped:
+            return ""
+        if not self._stops:
+            return text
+        self._held += text
+        hits = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if hits:
+            self.stopped = True
+            shown, self._held = self._held[: min(hits)], ""
+            return shown
+        keep = self._possible_stop()
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown
+
+    def finish(self) -> str:
+        """What was held back; no stop string came."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _possible_stop(self) -> int:
+        """Length of the longest suffix that begins a stop string."""
+        longest = min(len(self._held), max(len(stop) for stop in self._stops) - 1)
+        for length in range(longest, 0, -1):
+            suffix = self._held[-length:]
+            if any(stop.startswith(suffix) for stop in self._stops):
+                return length
+        return 0
+
+
+class TextStream:
+    """Text of one choice: ids in, safe text out."""
+
+    def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
+        self._detokenizer = Detokenizer(decode)
+        self._scanner = StopScanner(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was found; no more text will come."""
+        return self._scanner.stopped
+
+    def push(self, ids: Sequence[int]) -> str:
+        return self._scanner.push(self._detokenizer.push(ids))
+
+    def finish(self) -> str:
+        """The rest. Call once, when no more ids come."""
+        if self.stopped:
+            return ""
+        last = self._scanner.push(self._detokenizer.finish())
+        return last if self.stopped else last + self._scanner.finish()

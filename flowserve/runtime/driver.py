@@ -1,0 +1,454 @@
+"""The live driver of the core: one queue of events, drained on the event loop.
+
+`post` takes an event; `core.step` decides; `_COMMANDS` says which method carries a command out. What can be
+answered without waiting (expressions, joins, votes) is answered in the same drain; everything else
+becomes a job whose end is the next event. Nothing here chooses an order, an engine, a retry or a time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from flowserve.clock import Clock
+from flowserve.config import RuntimeConfig
+from flowserve.core import commands as c
+from flowserve.core import events as e
+from flowserve.core.commands import Role, Status
+from flowserve.core.state import SchedulerConfig, SchedulerState
+from flowserve.core.step import step
+from flowserve.core.story import story
+from flowserve.engines.base import Engine, Output
+from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
+from flowserve.graphs.plan import Kind
+from flowserve.ids import RunId, Seconds
+from flowserve.retrieval.protocols import RetrievalService
+from flowserve.runtime import dynamic, local
+from flowserve.runtime.cache import ResultCache
+from flowserve.runtime.execute import Executor
+from flowserve.runtime.failures import TEXTS, code_of, error_for, retry_after
+from flowserve.runtime.frames import Frame
+from flowserve.runtime.labels import kind_of, label_of
+from flowserve.runtime.records import NodeRecord, RunEvent
+from flowserve.runtime.run import Run, TaskState, describe, ended_error
+from flowserve.runtime.threads import Threads
+
+DRAIN_BUDGET = 256
+"""Events handled before the loop gets a turn: a plan of thousands of pure nodes must not freeze a server."""
+
+Recorder = Callable[[Seconds, e.Event], None]
+
+
+class Driver:
+    """Turns commands into work and work into events, for the runs it was given."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        retrieval: RetrievalService | None,
+        config: RuntimeConfig,
+        clock: Clock,
+        ended: Callable[[Run], None],
+        record: Recorder | None,
+    ) -> None:
+        self.engines = {engine.id: engine for engine in engines}
+        self.live: dict[RunId, Run] = {}
+        self.state = SchedulerState(
+            SchedulerConfig(
+                policy=config.policy,
+                max_live_runs=config.max_live_runs,
+                tool_window=config.tool_window,
+                search_window=config.search_window,
+            )
+        )
+        self._clock = clock
+        self._ended = ended
+        self._record = record
+        self._threads = Threads(config.tool_window)
+        self._executor = Executor(dict(self.engines), retrieval, self._threads, self._delta)
+        self._cache = ResultCache(config.cache_entries)
+        self._queue: deque[e.Event] = deque()
+        self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+
+    # --- the queue ------------------------------------------------------------------------------------------
+
+    def post(self, event: e.Event) -> None:
+        """Hand an event to the scheduler and carry out what it asks for. Call on the loop only."""
+        self._queue.append(event)
+        if not self._draining:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._draining = True
+        try:
+            for _ in range(DRAIN_BUDGET):
+                if not self._queue:
+                    break
+                event, now = self._queue.popleft(), self._clock.now()
+                if self._record is not None:
+                    self._record(now, event)
+                for command in step(self.state, event, now):
+                    _COMMANDS[type(command)](self, command)
+        finally:
+            self._draining = False
+        if self._queue:
+            self._loop().call_soon(self._resume)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the runtime was first used on."""
+        if self._own_loop is None:
+            self._own_loop = asyncio.get_running_loop()
+        return self._own_loop
+
+    def _resume(self) -> None:
+        if self._queue and not self._draining:
+            self._drain()
+
+    async def close(self) -> None:
+        """Stop every job and wait for it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        jobs = list(self._jobs)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        self._threads.close()
+
+    # --- commands: runs and frames ----------------------------------------------------------------------------
+
+    def _open_frame(self, command: c.OpenFrame) -> None:
+        run = self.live[command.run]
+        plan = run.program.plan
+        if command.task is None:
+            frame = Frame(plan, command.block, None, None, 0, run.inputs)
+        else:
+            assert command.parent is not None
+            task = run.tasks[command.task]
+            params = local.frame_params(task, command.index)
+            frame = Frame(plan, command.block, run.frames[command.parent], command.task, command.index, params)
+        run.frames[command.frame] = frame
+
+    def _close_frame(self, command: c.CloseFrame) -> None:
+        run = self.live.get(command.run)
+        if run is not None:
+            run.frames.pop(command.frame, None)
+
+    def _reject(self, command: c.Reject) -> None:
+        run = self.live.pop(command.run)
+        message = f"{len(self.live)} runs are live, which is the limit; try again in {command.retry_after_s:.0f} s"
+        run.accepted.set_exception(Overloaded(message, command.retry_after_s))
+
+    def _complete(self, command: c.Complete) -> None:
+        run = self.live[command.run]
+        try:
+            value = run.frames[c.FrameId(0)].result() if 0 in run.frames else None
+            shown = run.program.dump(value)
+        except FlowServeError as error:
+            self._finish(run, Status.FAILED, error=error)
+        else:
+            self._finish(run, Status.COMPLETED, value, shown)
+
+    def _fail(self, command: c.Fail) -> None:
+        run = self.live[command.run]
+        if command.status is not Status.FAILED:
+            self._finish(run, command.status, error=ended_error(command.status, run.id))
+            return
+        task = run.tasks.get(command.task) if command.task is not None else None
+        cause = task.error if task is not None else None
+        text = str(cause) if cause is not None else TEXTS.get(command.code or e.Code.INTERNAL, "internal error")
+        label = task.record.label if task is not None else None
+        error = RunFailed(f"node {label} failed: {text}", run.id, label)
+        error.__cause__ = cause
+        self._finish(run, Status.FAILED, error=error)
+
+    def _finish(
+        self, run: Run, status: Status, value: Any = None, shown: Any = None, error: FlowServeError | None = None
+    ) -> None:
+        run.end(status, self._clock.now(), value, error)
+        snapshot = run.snapshot()
+        data: dict[str, Any] = {
+            "usage": {
+                "tokens_in": snapshot.tokens_in,
+                "tokens_out": snapshot.tokens_out,
+                "cached_tokens": snapshot.cached_tokens,
+            },
+            "seconds": round(self._clock.now() - run.created, 6),
+        }
+        if error is None:
+            data["result"] = shown
+        else:
+            data["error"] = describe(error)
+        self.emit(run, f"run.{status.value}", data=data)
+        del self.live[run.id]
+        run.release()
+        self._ended(run)
+
+    # --- commands: tasks --------------------------------------------------------------------------------------
+
+    def _dispatch(self, command: c.Dispatch) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        task.attempt = command.attempt
+        task.error = None
+        task.record.engine = command.engine
+        if command.parent is not None:
+            task.parent = run.tasks[command.parent]
+        if command.role is Role.NODE and task.node.kind in local.EVALUATED:
+            self._answer(task, command.run, lambda: local.begin(run, task))
+        elif command.role is Role.NODE and task.node.kind is Kind.AGENT:
+            return  # its steps are tasks of their own
+        else:
+            self._start(run, task, command)
+
+    def _evaluate(self, command: c.Evaluate) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        self._answer(task, run.id, lambda: local.next_iteration(run, task, run.frames[command.frame]))
+
+    def _label(self, command: c.Label) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        label = local.sample_label(run, task, run.frames[command.frame])
+        self.post(e.SampleLabelled(run.id, command.task, command.frame, label))
+
+    def _join(self, command: c.Join) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        frames = [run.frames[frame] for frame in command.frames]
+        self._answer(task, run.id, lambda: local.join(run, task, frames))
+
+    def _answer(self, task: TaskState, run: RunId, work: Callable[[], e.Event]) -> None:
+        """Do pure work now; whatever goes wrong in it is the task's failure."""
+        try:
+            self.post(work())
+        except FlowServeError as error:
+            task.error = error
+            self.post(e.TaskFailed(run, task.id, task.attempt, code_of(error)))
+
+    def _return(self, command: c.Return) -> None:
+        run = self.live[command.run]
+        future = run.tasks[command.task].calls.pop(command.call, None)
+        if future is None or future.done():
+            return
+        if command.code is not None:
+            text = run.last_error.get(command.task) or TEXTS.get(command.code, command.code.value)
+            future.set_exception(error_for(command.code, text))
+            return
+        assert command.frame is not None
+        try:
+            future.set_result(run.frames[command.frame].result())
+        except FlowServeError as error:
+            future.set_exception(error)
+
+    def _cancel(self, command: c.Cancel) -> None:
+        run = self.live.get(command.run)
+        task = run.tasks.get(command.task) if run is not None else None
+        if task is not None and task.job is not None:
+            task.job.cancel()
+            task.job = None
+
+    def _mark(self, command: c.Mark) -> None:
+        run = self.live[command.run]
+        if command.task is None and command.node is None:
+            self._mark_run(run, command.status)
+        elif command.task is None:
+            assert command.node is not None and command.frame is not None
+            node = run.program.plan.nodes[command.node]
+            frame = run.frames.get(command.frame)
+            label = label_of(run.program.plan, node, frame, Role.NODE, 0)
+            self.emit(run, "node.skipped", node=label)
+        else:
+            self._mark_task(run, command)
+
+    def _mark_run(self, run: Run, status: Status) -> None:
+        run.status = status
+        if status is Status.QUEUED:
+            plan = run.program.plan
+            self.emit(run, "run.created", data={"workflow": plan.name, "version": plan.digest})
+            if not run.accepted.done():
+                run.accepted.set_result(None)
+        elif status is Status.RUNNING:
+            run.started = self._clock.now()
+            self.emit(run, "run.started")
+
+    def _mark_task(self, run: Run, mark: c.Mark) -> None:
+        assert mark.task is not None
+        task = run.tasks.get(mark.task) or self._new_task(run, mark)
+        record, now = task.record, self._clock.now() - run.created
+        record.status, record.attempt = mark.status, max(1, mark.attempt)
+        data: dict[str, Any] = {}
+        if mark.status is Status.READY:
+            record.ready_s = now if record.ready_s is None else record.ready_s
+        elif mark.status is Status.RUNNING:
+            record.started_s = now
+            data = {"attempt": record.attempt, "engine": record.engine}
+        elif mark.status is Status.COMPLETED:
+            record.ended_s = now
+            data = local.completed_data(run, task)
+        elif mark.status in (Status.FAILED, Status.RETRYING):
+            record.ended_s = now if mark.status is Status.FAILED else None
+            code = mark.code or e.Code.INTERNAL
+            record.error = str(task.error) if task.error is not None else TEXTS.get(code, code.value)
+            data = {"code": code.value, "message": record.error, "attempt": record.attempt}
+            run.note_error(task, record.error)
+        elif mark.status is Status.CANCELLED:
+            record.ended_s = now
+        self.emit(run, _NODE_EVENTS[mark.status], node=record.label, task=mark.task, data=data)
+
+    def _new_task(self, run: Run, mark: c.Mark) -> TaskState:
+        assert mark.task is not None and mark.node is not None and mark.frame is not None
+        node, frame = run.program.plan.nodes[mark.node], run.frames[mark.frame]
+        record = NodeRecord(
+            task=mark.task,
+            node=node.name,
+            label=label_of(run.program.plan, node, frame, mark.role, mark.index),
+            kind=kind_of(node, mark.role),
+            status=mark.status,
+        )
+        task = TaskState(mark.task, record, node, frame, mark.role, mark.index)
+        run.tasks[mark.task] = task
+        run.records[mark.task] = record
+        return task
+
+    def _wake_at(self, command: c.WakeAt) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, command.at - self._clock.now())
+        self._timer = self._loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.post(e.Tick())
+
+    # --- jobs: work that takes time -----------------------------------------------------------------------------
+
+    def _start(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
+        job = self._loop().create_task(self._job(run, task, command))
+        task.job = job
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    async def _job(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
+        """Do the work, then say how it ended. A cancelled job says nothing: the scheduler knows."""
+        try:
+            event = await self._work(run, task, command)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not isinstance(error, FlowServeError):
+                error = self._internal(run, error)
+            if task.attempt == command.attempt:
+                task.error = error
+            event = e.TaskFailed(run.id, task.id, command.attempt, code_of(error), retry_after(error))
+        if task.attempt == command.attempt:
+            task.job = None
+        self.post(event)
+
+    def _internal(self, run: Run, error: Exception) -> InternalError:
+        made = InternalError(f"{type(error).__name__}: {error}", story(self.state, run.id))
+        made.__cause__ = error
+        return made
+
+    async def _work(self, run: Run, task: TaskState, command: c.Dispatch) -> e.Event:
+        done = e.TaskFinished(run.id, task.id, command.attempt)
+        if task.role is Role.STEP:
+            calls, answer = await self._executor.step(run, task, command)
+            assert task.parent is not None
+            task.parent.value, task.parent.pending = answer, calls
+            tools = tuple(task.parent.conversation.index(call.name) for call in calls)
+            return _with_tokens(done, task, tools)
+        if task.role is Role.TOOL:
+            await self._executor.agent_tool(run, task, self._progress)
+            return done
+        if task.node.kind is Kind.DYNAMIC:
+            value = await dynamic.execute(run, task, command.attempt, self.post, self._progress)
+        else:
+            value = await self._cached(run, task, command)
+        task.frame.values[task.node.id] = value
+        return _with_tokens(done, task)
+
+    async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
+        """A node with `cache=True` and equal arguments is answered from memory; same tenant, same workflow version."""
+        key = self._cache.key(run, task)
+        if key is not None and key in self._cache:
+            return self._cache[key]
+        value = await self._leaf(run, task, command)
+        if key is not None:
+            self._cache[key] = value
+        return value
+
+    def _leaf(self, run: Run, task: TaskState, command: c.Dispatch) -> Coroutine[Any, Any, Any]:
+        if run.raw is not None:
+            return self._executor.raw(run, task, command)
+        if task.node.kind is Kind.LLM:
+            return self._executor.llm(run, task, command)
+        if task.node.kind is Kind.SEARCH:
+            return self._executor.search(run, task)
+        return self._executor.tool(run, task, self._progress)
+
+    # --- what goes out --------------------------------------------------------------------------------------------
+
+    def _delta(self, run: Run, task: TaskState, attempt: int, output: Output) -> None:
+        """An engine sent something: tell the scheduler how much, and the run's readers what."""
+        if task.attempt != attempt or run.done:
+            return
+        if task.record.first_token_s is None and output.token_ids:
+            task.record.first_token_s = self._clock.now() - run.created
+        if output.token_ids:
+            self.post(e.TokensProduced(run.id, task.id, attempt, len(output.token_ids)))
+        if output.text or output.finish or output.logprobs:
+            data: dict[str, Any] = {"text": output.text, "result": task.node.id in run.streamed}
+            if run.raw is not None:
+                data |= {"choice": output.index, "finish": output.finish and output.finish.value}
+                data["logprobs"] = output.logprobs
+            if output.text or run.raw is not None:
+                self.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
+
+    def _progress(self, run: Run, task: TaskState, value: Any) -> None:
+        """`fs.emit` inside a tool or a dynamic node, from any thread."""
+        shown = run.program.dump(value)
+        self._loop().call_soon_threadsafe(self._show_progress, run, task, shown)
+
+    def _show_progress(self, run: Run, task: TaskState, shown: Any) -> None:
+        if not run.done:
+            self.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
+
+    def emit(
+        self, run: Run, kind: str, node: str | None = None, task: int | None = None, data: dict[str, Any] | None = None
+    ) -> None:
+        run.log.append(RunEvent(run.log.last_seq + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
+
+
+def _with_tokens(event: e.TaskFinished, task: TaskState, tools: tuple[int, ...] = ()) -> e.TaskFinished:
+    record = task.record
+    return e.TaskFinished(event.run, event.task, event.attempt, record.tokens_in, record.tokens_out, tools)
+
+
+_NODE_EVENTS = {
+    Status.READY: "node.ready",
+    Status.RUNNING: "node.started",
+    Status.RETRYING: "node.retrying",
+    Status.COMPLETED: "node.completed",
+    Status.FAILED: "node.failed",
+    Status.SKIPPED: "node.skipped",
+    Status.CANCELLED: "node.cancelled",
+}
+
+_COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
+    c.OpenFrame: Driver._open_frame,
+    c.Dispatch: Driver._dispatch,
+    c.Evaluate: Driver._evaluate,
+    c.Label: Driver._label,
+    c.Join: Driver._join,
+    c.Return: Driver._return,
+    c.Cancel: Driver._cancel,
+    c.Mark: Driver._mark,
+    c.CloseFrame: Driver._close_frame,
+    c.Complete: Driver._complete,
+    c.Fail: Driver._fail,
+    c.Reject: Driver._reject,
+    c.WakeAt: Driver._wake_at,
+}

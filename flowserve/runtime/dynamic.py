@@ -1,0 +1,51 @@
+"""Dynamic nodes: an async function whose calls of other nodes join the schedule as they are made."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from flowserve.core import events as e
+from flowserve.errors import FlowServeError, ToolError
+from flowserve.graphs.runner import caller, emitter
+from flowserve.runtime.run import Run, TaskState
+
+Post = Callable[[e.Event], None]
+
+
+class Calls:
+    """What `node.acall(...)` talks to while the function runs (`graphs.runner.Caller`)."""
+
+    def __init__(self, run: Run, task: TaskState, attempt: int, post: Post) -> None:
+        self._run = run
+        self._task = task
+        self._attempt = attempt
+        self._post = post
+        self._count = 0
+        self._names = run.program.plan.dynamics[task.node.target].callees
+
+    async def call(self, name: str, kwargs: dict[str, Any]) -> Any:
+        """The result of the declared callee `name`. Raises what its failure amounts to, which the function may catch."""
+        callee = self._names.index(name)
+        block = self._run.program.plan.blocks[self._task.node.bodies[callee]]
+        number, self._count = self._count, self._count + 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._task.calls[number] = future
+        self._task.call_params[number] = tuple(kwargs[param] for param in block.params)
+        self._post(e.Called(self._run.id, self._task.id, self._attempt, callee, number))
+        return await future
+
+
+async def execute(run: Run, task: TaskState, attempt: int, post: Post, emit: Callable[[Run, TaskState, Any], None]) -> Any:
+    """Run the function of a DYNAMIC node to its end and check its result."""
+    name = run.program.plan.dynamics[task.node.target].name
+    task.calls.clear()
+    task.call_params.clear()
+    caller.set(Calls(run, task, attempt, post))
+    emitter.set(lambda value: emit(run, task, value))
+    try:
+        value = await run.program.dynamics[name](**task.frame.arguments(task.node))
+    except FlowServeError:
+        raise
+    except Exception as error:
+        raise ToolError(f"dynamic node {name} raised {type(error).__name__}: {error}") from error
+    return run.program.checked(name, value)

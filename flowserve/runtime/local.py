@@ -1,0 +1,145 @@
+"""Work that needs no waiting: expressions, widths, arms, joins and votes, answered in the same drain."""
+
+from typing import Any
+
+from flowserve.core import events as e
+from flowserve.core.commands import Role
+from flowserve.errors import InputError
+from flowserve.graphs.plan import Kind
+from flowserve.runtime.frames import Frame
+from flowserve.runtime.run import Run, TaskState
+from flowserve.runtime.votes import Key, answer_key, winner
+
+EVALUATED = frozenset({Kind.COMPUTE, Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP})
+"""Kinds whose Dispatch is answered at once."""
+
+SHOWN_CHARS = 20_000
+"""An output longer than this is left out of `node.completed`; the result of a run is always whole."""
+
+
+def begin(run: Run, task: TaskState) -> e.Event:
+    """Answer the Dispatch of a node that is evaluated here."""
+    return _BEGIN[task.node.kind](run, task)
+
+
+def _compute(run: Run, task: TaskState) -> e.Event:
+    task.frame.values[task.node.id] = task.frame.value(task.node.args[0].source)
+    return e.TaskFinished(run.id, task.id, task.attempt)
+
+
+def _map(run: Run, task: TaskState) -> e.Event:
+    columns = [task.frame.value(arg.source) for arg in task.node.args]
+    for arg, column in zip(task.node.args, columns, strict=True):
+        if not isinstance(column, list | tuple):
+            raise InputError(
+                f"{task.node.name}.map: expected a list for {arg.name}, got {type(column).__name__}; "
+                "map over something that is a list at run time"
+            )
+    widths = {len(column) for column in columns}
+    if len(widths) > 1:
+        raise InputError(f"{task.node.name}.map: the mapped lists differ in length: {sorted(widths)}")
+    task.items = list(zip(*columns, strict=True))
+    return e.Evaluated(run.id, task.id, task.attempt, len(task.items))
+
+
+def _sample(run: Run, task: TaskState) -> e.Event:
+    return e.Evaluated(run.id, task.id, task.attempt, task.node.limit)
+
+
+def _switch(run: Run, task: TaskState) -> e.Event:
+    value = task.frame.value(task.node.args[0].source)
+    return e.Evaluated(run.id, task.id, task.attempt, run.program.arm(task.node, value))
+
+
+def _loop(run: Run, task: TaskState) -> e.Event:
+    task.state = task.frame.value(task.node.args[0].source)
+    return _loop_choice(run, task)
+
+
+def next_iteration(run: Run, task: TaskState, frame: Frame) -> e.Event:
+    """Answer Evaluate: `frame` is the iteration that ended; its result is the loop's new state."""
+    task.state = frame.result()
+    return _loop_choice(run, task)
+
+
+def _loop_choice(run: Run, task: TaskState) -> e.Event:
+    block = run.program.plan.blocks[task.node.bodies[0]]
+    stop = False
+    if block.until is not None:
+        probe = Frame(run.program.plan, block.id, task.frame, task.id, 0, (task.state,))
+        stop = bool(probe.value(block.until))
+    return e.Evaluated(run.id, task.id, task.attempt, int(stop))
+
+
+_BEGIN = {Kind.COMPUTE: _compute, Kind.MAP: _map, Kind.SAMPLE: _sample, Kind.SWITCH: _switch, Kind.LOOP: _loop}
+
+
+def frame_params(task: TaskState, index: int) -> tuple[Any, ...]:
+    """Parameters of frame number `index` of `task`."""
+    kind = task.node.kind
+    if kind is Kind.MAP:
+        return task.items[index]
+    if kind is Kind.LOOP:
+        return (task.state,)
+    if kind is Kind.DYNAMIC:
+        return task.call_params.pop(index)
+    return ()
+
+
+def join(run: Run, task: TaskState, frames: list[Frame]) -> e.Event:
+    """Build the value of an expanded task from its frames."""
+    kind = task.node.kind
+    value: Any
+    if kind is Kind.MAP:
+        value = [frame.result() for frame in frames]
+    elif kind is Kind.SAMPLE:
+        value = _vote(run, task, [frame.result() for frame in frames])
+    elif kind is Kind.SWITCH:
+        value = frames[0].result()
+    elif kind is Kind.LOOP:
+        value = frames[-1].result() if frames else task.state
+    else:
+        value = task.value
+    task.frame.values[task.node.id] = value
+    return e.TaskFinished(run.id, task.id, task.attempt)
+
+
+def _vote(run: Run, task: TaskState, results: list[Any]) -> Any:
+    if run.program.plan.samples[task.node.target].vote is None:
+        return results
+    return results[winner([_key(run, task, result) for result in results])]
+
+
+def sample_label(run: Run, task: TaskState, frame: Frame) -> int:
+    """The answer class of a finished sample: equal answers share a small integer, unusable ones are -1."""
+    key = _key(run, task, frame.result())
+    if key is None:
+        return -1
+    return task.labels.setdefault(key, len(task.labels))
+
+
+def _key(run: Run, task: TaskState, result: Any) -> Key:
+    shown = run.program.dump(result)
+    vote = run.program.plan.samples[task.node.target].vote
+    if vote:
+        shown = shown.get(vote) if isinstance(shown, dict) else None
+    return answer_key(shown)
+
+
+def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
+    """What `node.completed` tells: the output where it is short, and the tokens of a model call."""
+    record = task.record
+    data: dict[str, Any] = {}
+    if task.role is Role.NODE and task.node.id in task.frame.values and run.raw is None:
+        shown = run.program.dump(task.frame.values[task.node.id])
+        if len(str(shown)) <= SHOWN_CHARS:
+            data["output"] = shown
+        else:
+            data["output_omitted"] = f"longer than {SHOWN_CHARS} characters"
+    if record.tokens_in or record.tokens_out:
+        data["usage"] = {
+            "tokens_in": record.tokens_in,
+            "tokens_out": record.tokens_out,
+            "cached_tokens": record.cached_tokens,
+        }
+    return data

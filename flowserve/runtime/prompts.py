@@ -1,0 +1,170 @@
+"""From a node and its values to a `Call`: templates are rendered to pieces, pieces become segments.
+
+Boundaries that the template knows (constants, values, one chunk per retrieved passage) survive the
+model's chat format, because each piece is tokenised alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flowserve.engines.base import Call, Engine, Origin, Sampling, Segment
+from flowserve.engines.chat import ChatFormat, Piece, PromptMessage
+from flowserve.engines.tools import ToolProtocol
+from flowserve.errors import InputError
+from flowserve.graphs.plan import LLMSpec, ToolSpec
+from flowserve.graphs.template import render
+from flowserve.graphs.types import Message
+from flowserve.runtime.run import Run, TaskState
+
+SAMPLING_FIELDS = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed", "stop"})
+"""What a run may override on an LLM node."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawCall:
+    """A model call that came from outside any workflow: the OpenAI door's chat or completion."""
+
+    model: str
+    sampling: Sampling
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    """Instead of messages: text that goes to the model as it is."""
+    tools: ToolProtocol | None = None
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What an agent and its tools have said so far."""
+
+    spec: LLMSpec
+    tools: tuple[ToolSpec, ...]
+    messages: list[PromptMessage]
+    protocol: ToolProtocol
+    last_protocol: ToolProtocol
+    """As `protocol`, but the model must answer."""
+
+    def index(self, name: str) -> int:
+        """Place of a tool in `AgentSpec.tools`."""
+        return next(i for i, tool in enumerate(self.tools) if tool.name == name)
+
+
+def template_messages(spec: LLMSpec, values: dict[str, Any], instructions: str = "") -> list[PromptMessage]:
+    """The messages that a node's template makes of its arguments: system, history, user."""
+    messages = []
+    system = [Piece(piece.text, Origin(piece.origin)) for piece in render(spec.template.system, values)]
+    if instructions:
+        system.append(Piece(("\n\n" if system else "") + instructions, Origin.TEMPLATE))
+    if system:
+        messages.append(PromptMessage("system", tuple(system)))
+    if spec.template.history is not None:
+        messages += [from_message(message) for message in values[spec.template.history]]
+    user = tuple(Piece(piece.text, Origin(piece.origin)) for piece in render(spec.template.user, values))
+    if user:
+        messages.append(PromptMessage("user", user))
+    return messages
+
+
+def from_message(message: Message | dict[str, Any]) -> PromptMessage:
+    """A turn of a conversation as one piece."""
+    if isinstance(message, dict):
+        message = Message(role=str(message["role"]), content=str(message["content"]))
+    origin = Origin.GENERATED if message.role == "assistant" else Origin.VALUE
+    return PromptMessage(
+        message.role,
+        (Piece(message.content, origin),),
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
+
+
+def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str]:
+    """Sampling and model of one execution: the node's, then the run's overrides, then the run's seed."""
+    changes: dict[str, Any] = {}
+    for name in ("*", task.node.name):
+        changes |= run.options.overrides.get(name, {})
+    model = str(changes.pop("model", spec.model or ""))
+    if "stop" in changes:
+        changes["stop"] = (changes["stop"],) if isinstance(changes["stop"], str) else tuple(changes["stop"])
+    sampling = Sampling(
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        seed=spec.seed,
+        stop=spec.stop,
+    )
+    sampling = replace(sampling, **changes)
+    base = sampling.seed if sampling.seed is not None else run.options.seed
+    if base is None:
+        return sampling, model
+    return replace(sampling, seed=_mixed_seed(base, task)), model
+
+
+def _mixed_seed(base: int, task: TaskState) -> int:
+    """A seed for this place in the run, the same in every run: siblings of a sample must not draw alike."""
+    place = (*task.frame.path(), task.index)
+    if not any(place):
+        return base
+    text = f"{base}:{task.node.name}:{place}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big")
+
+
+def check_overrides(overrides: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
+    """Raise InputError for an override of a node or field that does not exist."""
+    problems = []
+    for name, changes in overrides.items():
+        if name != "*" and name not in names:
+            problems.append((f"/overrides/{name}", f"no LLM node of that name; there are: {', '.join(names) or 'none'}"))
+        for key in changes:
+            if key not in SAMPLING_FIELDS:
+                problems.append((f"/overrides/{name}/{key}", f"cannot be set; can: {', '.join(sorted(SAMPLING_FIELDS))}"))
+    if problems:
+        raise InputError("the overrides do not fit the workflow", problems)
+
+
+class PromptFormats:
+    """Chat formats by engine; each is compiled once."""
+
+    def __init__(self) -> None:
+        self._formats: dict[str, ChatFormat] = {}
+
+    def of(self, engine: Engine) -> ChatFormat:
+        if engine.id not in self._formats:
+            self._formats[engine.id] = ChatFormat(engine.tokenizer)
+        return self._formats[engine.id]
+
+    def segments(self, engine: Engine, messages: Sequence[PromptMessage]) -> tuple[Segment, ...]:
+        return self.of(engine).segments(messages)
+
+
+def plain_segments(engine: Engine, text: str) -> tuple[Segment, ...]:
+    """A completion prompt: the text as it is, behind the model's begin-of-sequence token where it has one."""
+    segments = []
+    bos = engine.tokenizer.special_tokens.get("bos_token", "")
+    if bos and not text.startswith(bos):
+        segments.append(Segment(tuple(engine.tokenizer.encode_template(bos)), Origin.TEMPLATE, bos))
+    segments.append(Segment(tuple(engine.tokenizer.encode(text)), Origin.VALUE, text))
+    return tuple(segments)
+
+
+def call_for(
+    run: Run, task: TaskState, engine: Engine, segments: tuple[Segment, ...], sampling: Sampling, model: str,
+    schema: dict[str, Any] | None, priority: int, timeout_s: float | None,
+) -> Call:  # fmt: skip
+    """The request for one execution of a model call."""
+    return Call(
+        id=f"{run.id}/{task.record.task}/{task.attempt}",
+        segments=segments,
+        sampling=sampling,
+        model=model,
+        priority=priority,
+        schema=schema,
+        timeout_s=timeout_s,
+        session=run.options.session or run.id,
+        tenant=run.tenant,
+        meta={"workflow": run.program.plan.name, "run": run.id, "node": task.node.name, "label": task.record.label},
+    )

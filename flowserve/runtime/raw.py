@@ -1,0 +1,25 @@
+"""The one-node workflow behind a plain model call, so that it is scheduled like everything else."""
+
+from functools import lru_cache
+
+from flowserve.graphs.plan import Block, BlockId, Kind, LLMSpec, Node, NodeId, Output, Plan, Template
+from flowserve.graphs.program import Program
+
+
+@lru_cache(maxsize=256)
+def raw_program(model: str) -> Program:
+    """A workflow `model:<name>` with a single LLM node; its prompt comes from `prompts.RawCall`."""
+    name = f"model:{model}"
+    node = Node(NodeId(0), "generate", Kind.LLM, BlockId(0), (), (), target=0, cost_s=2.0)
+    plan = Plan(
+        name=name,
+        digest=name,
+        nodes=(node,),
+        blocks=(Block(BlockId(0), name, (), (NodeId(0),), Output(NodeId(0)), None, dependents=((),)),),
+        input={"type": "object"},
+        output={},
+        llms=(LLMSpec("generate", Template(()), {"type": "object"}, None, model=model),),
+        tails=(2.0,),
+        by_tail=(NodeId(0),),
+    )
+    return Program(plan)

@@ -1,0 +1,129 @@
+"""What the runtime tells about a run: options going in, events and snapshots coming out.
+
+The doors convert these to their wire forms; nothing here knows HTTP.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowserve.core.commands import Status
+from flowserve.ids import RunId, Seconds, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How a run is to be treated."""
+
+    timeout_s: Seconds | None = None
+    """Deadline of the whole run; None: the runtime's default."""
+    priority: int = 0
+    """Higher goes first inside a tier."""
+    tier: str | None = None
+    """`interactive`, `standard`, `batch`; None: the workflow's."""
+    tenant: str = ""
+    session: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """LLM node name (`"*"`: every) -> sampling fields: max_tokens, temperature, top_p, top_k, seed, stop, model."""
+    seed: int | None = None
+    """Default seed of every sampled node of the run; node and choice numbers are mixed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One thing that happened in a run, in order, from 1. Kept until the run is forgotten.
+
+    type: run.created run.started node.ready node.started node.delta node.completed node.failed node.retrying
+    node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
+    Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
+    belongs to what the run returns. Exactly one terminal `run.*` event comes last.
+    """
+
+    seq: int
+    run: RunId
+    ts: Seconds
+    """Wall clock."""
+    type: str
+    node: str | None = None
+    """Label: `answer`, `summarise[3]` (item 3 of a map), `agent.2` (an agent's third step), nested with `/`."""
+    task: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def terminal(self) -> bool:
+        return self.type in TERMINAL
+
+
+TERMINAL = frozenset({"run.completed", "run.failed", "run.cancelled", "run.timed_out"})
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    """One task of a run, for status tables. Times are seconds since the run was created; None: not yet."""
+
+    task: int
+    node: str
+    label: str
+    kind: str
+    """Lower-case `graphs.plan.Kind`, or `step`, `tool` for an agent's parts."""
+    status: Status
+    attempt: int = 1
+    ready_s: Seconds | None = None
+    started_s: Seconds | None = None
+    first_token_s: Seconds | None = None
+    ended_s: Seconds | None = None
+    tokens_in: Tokens = 0
+    tokens_out: Tokens = 0
+    cached_tokens: Tokens = 0
+    engine: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run as it stands."""
+
+    id: RunId
+    workflow: str
+    version: str
+    """`Plan.digest`."""
+    status: str
+    """queued running cancelling completed failed cancelled timed_out."""
+    created: Seconds
+    """Wall clock."""
+    started: Seconds | None
+    ended: Seconds | None
+    nodes: tuple[NodeRecord, ...]
+    tokens_in: Tokens
+    tokens_out: Tokens
+    cached_tokens: Tokens
+    result: Any = None
+    """JSON-ready; None until completed."""
+    error: dict[str, Any] | None = None
+    """{"type", "message", "node"} when failed."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    last_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the choices of a raw generation."""
+
+    text: str
+    finish: str
+    """`stop`, `length`, `tool_calls`."""
+    tool_calls: tuple[Any, ...] = ()
+    """`graphs.types.ToolCall`s."""
+    logprobs: tuple[Any, ...] = ()
+    """`engines.base.Logprob`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Result of a raw model call (`Runtime.generate`), for the OpenAI door."""
+
+    model: str
+    choices: tuple[Choice, ...]
+    tokens_in: Tokens
+    tokens_out: Tokens
+    cached_tokens: Tokens = 0

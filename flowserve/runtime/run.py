@@ -1,0 +1,178 @@
+"""One run as the runtime holds it, and as a client sees it.
+
+`Run` is both the handle that `Runtime.submit` returns and the place of the run's frames, tasks, events and
+result. Only the runtime changes it, on its loop.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowserve.core.commands import Role, Status
+from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOut
+from flowserve.graphs.plan import Kind, Node, NodeId
+from flowserve.graphs.program import Program
+from flowserve.graphs.types import ToolCall
+from flowserve.ids import FrameId, RunId, Seconds, TaskId
+from flowserve.runtime.frames import Frame
+from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
+from flowserve.runtime.streams import EventLog
+
+ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT})
+
+
+@dataclass(slots=True)
+class TaskState:
+    """What the runtime keeps of one task while its run lives. Which fields are used depends on the node's kind."""
+
+    id: TaskId
+    record: NodeRecord
+    node: Node
+    frame: Frame
+    role: Role
+    index: int
+    attempt: int = 0
+    parent: "TaskState | None" = None
+    """Agent steps and tool calls: the agent's task."""
+    job: asyncio.Task[None] | None = None
+    """The coroutine at work on the current attempt."""
+    items: list[tuple[Any, ...]] = field(default_factory=list)
+    """MAP: parameters of each item's frame."""
+    state: Any = None
+    """LOOP: the state after the last iteration."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """SAMPLE: answer key to answer class."""
+    conversation: Any = None
+    """AGENT: the `prompts.Conversation` so far."""
+    pending: list[ToolCall] = field(default_factory=list)
+    """AGENT: the tool calls of the last step, in order."""
+    replies: dict[int, str] = field(default_factory=dict)
+    """AGENT: what the pending calls have answered, by place."""
+    value: Any = None
+    """AGENT: its answer."""
+    calls: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+    """DYNAMIC: calls not yet answered."""
+    call_params: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    """DYNAMIC: bound parameters of each call."""
+    error: FlowServeError | None = None
+    """Why the last attempt failed."""
+
+
+class Run:
+    """A submitted run. Safe to hold after it ended; use only on the runtime's event loop."""
+
+    def __init__(
+        self, run_id: RunId, program: Program, options: SubmitOptions, wall: Seconds, now: Seconds, cancel: Callable[[RunId], None]
+    ) -> None:
+        self.id = run_id
+        self.program = program
+        self.options = options
+        self.created_wall = wall
+        self.created = now
+        self.started: Seconds | None = None
+        self.ended: Seconds | None = None
+        self.status = Status.QUEUED
+        self.log = EventLog()
+        self.frames: dict[FrameId, Frame] = {}
+        self.tasks: dict[TaskId, TaskState] = {}
+        self.records: dict[TaskId, NodeRecord] = {}
+        self.inputs: tuple[Any, ...] = ()
+        self.raw: Any = None
+        """`prompts.RawCall` of a run made by `Runtime.generate`."""
+        self.streamed: frozenset[NodeId] = frozenset()
+        self.value: Any = None
+        self.error: FlowServeError | None = None
+        self.last_error: dict[TaskId, str] = {}
+        """The last failure below a task that holds frames, for the exception a dynamic node sees."""
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done = asyncio.Event()
+        self._cancel = cancel
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}, {self.program.plan.name}, {self.status}, {len(self.records)} tasks)"
+
+    @property
+    def tenant(self) -> str:
+        return self.options.tenant
+
+    @property
+    def done(self) -> bool:
+        return self.status in ENDED
+
+    def events(self, after: int = 0) -> AsyncIterator[RunEvent]:
+        """Every event with `seq > after`, as they come, ending with the terminal one."""
+        return self.log.follow(after)
+
+    async def wait(self) -> None:
+        """Until the run has ended, however it ends."""
+        await self._done.wait()
+
+    async def result(self) -> Any:
+        """The typed result. Raises RunFailed, RunCancelled or RunTimedOut."""
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def cancel(self) -> None:
+        """End the run now; its calls are aborted at the engines. Does nothing to an ended run."""
+        if not self.done:
+            self._cancel(self.id)
+
+    def note_error(self, task: TaskState, message: str) -> None:
+        """Remember a failure for every task whose frames enclose the failed one."""
+        frame: Frame | None = task.frame
+        while frame is not None:
+            if frame.task is not None:
+                self.last_error[frame.task] = message
+            frame = frame.parent
+
+    def end(self, status: Status, now: Seconds, value: Any = None, error: FlowServeError | None = None) -> None:
+        """Called once, by the runtime, before the terminal event is appended."""
+        self.status, self.ended, self.value, self.error = status, now, value, error
+
+    def release(self) -> None:
+        """Called once, after the terminal event: wake the waiters and let go of what only a live run needs."""
+        self.frames.clear()
+        self.tasks.clear()
+        self._done.set()
+
+    def snapshot(self) -> RunSnapshot:
+        """The run as it stands; the node table is in order of arrival."""
+        nodes = tuple(self.records.values())
+        offset = self.created_wall - self.created
+        leaves = [n for n in nodes if n.kind not in _CONTAINERS]
+        return RunSnapshot(
+            id=self.id,
+            workflow=self.program.plan.name,
+            version=self.program.plan.digest,
+            status=self.status.value,
+            created=self.created_wall,
+            started=None if self.started is None else self.started + offset,
+            ended=None if self.ended is None else self.ended + offset,
+            nodes=nodes,
+            tokens_in=sum(n.tokens_in for n in leaves),
+            tokens_out=sum(n.tokens_out for n in leaves),
+            cached_tokens=sum(n.cached_tokens for n in leaves),
+            result=self.log.events[-1].data.get("result") if self.status is Status.COMPLETED and self.log.closed else None,
+            error=None if self.error is None else describe(self.error),
+            metadata=self.options.metadata,
+            last_seq=self.log.last_seq,
+        )
+
+
+_CONTAINERS = frozenset(k.name.lower() for k in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC))
+
+
+def describe(error: FlowServeError) -> dict[str, Any]:
+    """An error as data: its type, what it says and, where known, the node."""
+    cause = error.__cause__ if isinstance(error, RunFailed) and error.__cause__ is not None else error
+    return {"type": type(cause).__name__, "message": str(error), "node": getattr(error, "node", None)}
+
+
+def ended_error(status: Status, run: RunId) -> FlowServeError:
+    """The error of a run that ended without any node being at fault."""
+    if status is Status.TIMED_OUT:
+        return RunTimedOut(f"run {run} passed its deadline; give it a longer `timeout`", run)
+    return RunCancelled(f"run {run} was cancelled", run)

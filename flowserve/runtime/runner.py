@@ -1,0 +1,215 @@
+"""What the doors and the embedded API hold: submit, look up, cancel, close.
+
+The work is done by `driver.Driver`; this file is the part of the runtime that clients talk to.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from flowserve.clock import Clock, SystemClock
+from flowserve.config import RuntimeConfig
+from flowserve.core import events as e
+from flowserve.engines.base import Engine, Sampling
+from flowserve.engines.tools import ToolProtocol
+from flowserve.errors import InputError, Overloaded, UnknownName
+from flowserve.graphs.plan import ToolSpec
+from flowserve.graphs.program import Program
+from flowserve.graphs.types import Message
+from flowserve.ids import EngineId, RunId
+from flowserve.retrieval.protocols import RetrievalService
+from flowserve.runtime.driver import Driver, Recorder
+from flowserve.runtime.history import History
+from flowserve.runtime.prompts import RawCall, check_overrides
+from flowserve.runtime.raw import raw_program
+from flowserve.runtime.records import SubmitOptions
+from flowserve.runtime.run import Run
+from flowserve.runtime.streaming import result_nodes
+
+
+class Runtime:
+    """Runs workflows on engines. Create it, `await start()`, and `await aclose()` it on one event loop."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine] = (),
+        *,
+        retrieval: RetrievalService | None = None,
+        config: RuntimeConfig | None = None,
+        clock: Clock | None = None,
+        record: Recorder | None = None,
+    ) -> None:
+        self.config = config or RuntimeConfig()
+        self.clock: Clock = clock or SystemClock()
+        self.retrieval = retrieval
+        self.history = History(self.config.kept_runs, self.config.kept_events)
+        self._driver = Driver(engines, retrieval, self.config, self.clock, self.history.add, record)
+        self._programs: dict[str, Program] = {}
+        self._started = False
+        self._closed = False
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engines. Raises what an engine's `start` raises, after closing those that had started."""
+        try:
+            for engine in self._driver.engines.values():
+                await engine.start()
+                self._announce(engine)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._started = True
+
+    def _announce(self, engine: Engine) -> None:
+        status = engine.status()
+        models = (*engine.capabilities.models, "")
+        self._driver.post(e.EngineChanged(EngineId(engine.id), status.up, models, status.window))
+
+    async def aclose(self) -> None:
+        """Cancel what runs, wait for it to stop, close engines and indexes. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for run in list(self._driver.live.values()):
+            run.cancel()
+        await self._driver.close()
+        for engine in self._driver.engines.values():
+            await engine.close()
+        if self.retrieval is not None:
+            await self.retrieval.close()
+
+    def ready(self) -> tuple[bool, str]:
+        """Can a model call be served now, and if not, why."""
+        if self._closed or not self._started:
+            return False, "closing" if self._closed else "starting"
+        down = {x.id: x.status().reason or "down" for x in self._driver.engines.values() if not x.status().up}
+        if down and len(down) == len(self._driver.engines):
+            return False, "; ".join(f"engine {name}: {reason}" for name, reason in down.items())
+        return True, ""
+
+    # --- what clients ask ---------------------------------------------------------------------------------------
+
+    def register(self, program: Program) -> None:
+        """Serve `program` under its name; one of the same name is replaced for future runs."""
+        self._programs[program.plan.name] = program
+
+    def workflows(self) -> dict[str, Program]:
+        return dict(self._programs)
+
+    def models(self) -> tuple[str, ...]:
+        """Names that a model call may ask for, without repeats."""
+        engines = self._driver.engines.values()
+        return tuple(dict.fromkeys(name for engine in engines for name in engine.capabilities.models if name))
+
+    def engines(self) -> list[dict[str, Any]]:
+        """One row per engine, for people and metrics."""
+        return [_row(engine) for engine in self._driver.engines.values()]
+
+    async def submit(
+        self, workflow: str | Program, inputs: dict[str, Any], options: SubmitOptions | None = None
+    ) -> Run:
+        """Start a run. Raises UnknownName, InputError or Overloaded; nothing is started then."""
+        options = options or SubmitOptions()
+        program = workflow if isinstance(workflow, Program) else self._program(workflow)
+        check_overrides(options.overrides, _model_nodes(program))
+        return await self._begin(program, program.bind_input(inputs), options, None)
+
+    async def generate(
+        self,
+        *,
+        model: str,
+        messages: Sequence[Message] | None = None,
+        prompt: str | None = None,
+        sampling: Sampling,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: str = "auto",
+        schema: dict[str, Any] | None = None,
+        options: SubmitOptions | None = None,
+    ) -> Run:
+        """One model call under the same scheduler as everything else; `result()` is a `records.Generation`."""
+        if (messages is None) == (prompt is None):
+            raise InputError("a model call takes either messages or a prompt")
+        if model not in self.models():
+            raise UnknownName("model", model, self.models())
+        protocol = ToolProtocol(tuple(tools), choice=tool_choice) if tools and tool_choice != "none" else None
+        raw = RawCall(model, sampling, None if messages is None else tuple(messages), prompt, protocol, schema)
+        return await self._begin(raw_program(model), (), options or SubmitOptions(), raw)
+
+    def run(self, run: RunId) -> Run:
+        """The handle of a live or remembered run. Raises UnknownName."""
+        found = self._driver.live.get(run) or self.history.get(run)
+        if found is None:
+            raise UnknownName("run", run)
+        return found
+
+    def runs(
+        self, workflow: str | None = None, status: str | None = None, after: str | None = None, limit: int = 50
+    ) -> list[Run]:
+        """Newest first; `after` is the id of the last run of the page before."""
+        runs = sorted((*self._driver.live.values(), *self.history.runs()), key=lambda run: (-run.created, run.id))
+        if after is not None:
+            place = next((i for i, run in enumerate(runs) if run.id == after), len(runs))
+            runs = runs[place + 1 :]
+        wanted = [run for run in runs if workflow in (None, run.program.plan.name) and status in (None, run.status)]
+        return wanted[:limit]
+
+    def forget(self, run: RunId) -> None:
+        """Drop an ended run from memory. Raises UnknownName, or InputError for a live one."""
+        if not self.run(run).done:
+            raise InputError(f"run {run} has not ended; cancel it first")
+        self.history.drop(run)
+
+    def _program(self, name: str) -> Program:
+        if name not in self._programs:
+            raise UnknownName("workflow", name, list(self._programs))
+        return self._programs[name]
+
+    async def _begin(
+        self, program: Program, values: tuple[Any, ...], options: SubmitOptions, raw: RawCall | None
+    ) -> Run:
+        if self._closed:
+            raise Overloaded("the runtime is closing", retry_after_s=5.0)
+        plan = program.plan
+        run_id = RunId(f"run_{secrets.token_hex(10)}")
+        run = Run(run_id, program, options, self.clock.wall(), self.clock.now(), self._cancel)
+        run.inputs, run.raw = values, raw
+        run.streamed = frozenset(node.id for node in plan.nodes) if raw is not None else result_nodes(plan)
+        self._driver.live[run_id] = run
+        self._driver.post(
+            e.RunSubmitted(
+                run_id,
+                plan,
+                deadline_s=min(options.timeout_s or self.config.default_timeout_s, self.config.max_timeout_s),
+                tenant=options.tenant,
+                tier=options.tier or plan.slo.tier,
+                priority=options.priority,
+                session=options.session,
+            )
+        )
+        await run.accepted
+        return run
+
+    def _cancel(self, run: RunId) -> None:
+        self._driver.post(e.CancelRequested(run))
+
+
+def _model_nodes(program: Program) -> list[str]:
+    """Names of the nodes that call a model."""
+    kinds = {"LLM", "AGENT"}
+    return [node.name for node in program.plan.nodes if node.kind.name in kinds]
+
+
+def _row(engine: Engine) -> dict[str, Any]:
+    status = engine.status()
+    return {
+        "id": engine.id,
+        "models": list(engine.capabilities.models),
+        "up": status.up,
+        "running": status.running,
+        "waiting": status.waiting,
+        "window": status.window,
+        "kv_used": status.kv_used,
+        "tokens_out_total": status.tokens_out_total,
+        "reason": status.reason,
+    }

@@ -1,0 +1,228 @@
+"""Shapes: what turns JSON into a value of a declared type and says what was wrong with it.
+
+`TypedShape` knows a Python type (through pydantic), `SchemaShape` only a JSON Schema: the first serves
+workflows declared in this process, the second those loaded from a spec. Both are strict: `"5"` is no
+integer. JSON Schemas of types and of whole signatures are made here too.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Protocol, cast
+
+import pydantic
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from flowserve.errors import ValueInvalid
+
+Mismatch = tuple[str, str]
+"""(JSON pointer, what is wrong there)."""
+
+
+class ShapeError(ValueError):
+    """A value does not have the shape. `problems` are (JSON pointer, message) pairs."""
+
+    def __init__(self, problems: Sequence[Mismatch]) -> None:
+        super().__init__("; ".join(f"{pointer or '/'}: {message}" for pointer, message in problems))
+        self.problems = tuple(problems)
+
+
+class Shape(Protocol):
+    """Checks and converts values of one type."""
+
+    def load(self, value: object) -> Any:
+        """The typed value for a Python object or parsed JSON. Raises ShapeError."""
+        ...
+
+    def loads(self, text: str) -> Any:
+        """The typed value for a JSON text. Raises ShapeError."""
+        ...
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """RFC 6901 pointer of a path."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def not_finite(value: object) -> str | None:
+    """Pointer of the first NaN or infinity in parsed JSON, or None."""
+    stack: list[tuple[object, tuple[str | int, ...]]] = [(value, ())]
+    while stack:
+        item, path = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return pointer(path)
+        if isinstance(item, Mapping):
+            stack += [(v, (*path, str(k))) for k, v in item.items()]
+        elif isinstance(item, list | tuple):
+            stack += [(v, (*path, i)) for i, v in enumerate(item)]
+    return None
+
+
+def parse_json(text: str) -> Any:
+    """Parsed JSON; ShapeError for what is no JSON, NaN and infinity included."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ShapeError([("", "the JSON is nested too deeply")]) from None
+    except ValueError as error:
+        raise ShapeError([("", f"not valid JSON: {error}")]) from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+@lru_cache(maxsize=4096)
+def _cached_adapter(key: "_Key") -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(key.type, config=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Key:
+    """A type as dictionary key: `list[int]` made twice is equal, `int | str` and `str | int` are not the same schema."""
+
+    type: Any
+
+    def __hash__(self) -> int:
+        return hash(repr(self.type))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and repr(self.type) == repr(other.type) and bool(self.type == other.type)
+
+
+def adapter(type_: Any) -> pydantic.TypeAdapter[Any]:
+    """The pydantic adapter of a type, made once. Raises PydanticUserError or PydanticSchemaGenerationError."""
+    return _cached_adapter(_Key(type_))
+
+
+@dataclass(frozen=True)
+class TypedShape:
+    """The shape of a Python type."""
+
+    type: Any
+
+    def load(self, value: object) -> Any:
+        try:
+            loaded = self._adapter.validate_python(value, strict=True)
+        except pydantic.ValidationError:
+            loaded = self._from_json(value)
+        except RecursionError:
+            raise ShapeError([("", "the value is nested too deeply")]) from None
+        self._check_finite(loaded)
+        return loaded
+
+    def loads(self, text: str) -> Any:
+        return self._from_json(parse_json(text))
+
+    @cached_property
+    def _adapter(self) -> pydantic.TypeAdapter[Any]:
+        return adapter(self.type)
+
+    def _from_json(self, value: object) -> Any:
+        """JSON has no tuples, dates or models, so strict validation of JSON accepts lists, strings and objects for them."""
+        try:
+            # The text goes through ASCII escapes: a lone surrogate in a string is then judged by pydantic, not by UTF-8.
+            text = json.dumps(to_jsonable_python(value, inf_nan_mode="constants"), allow_nan=False)
+            loaded = self._adapter.validate_json(text, strict=True)
+        except pydantic.ValidationError as error:
+            raise ShapeError([(pointer(e["loc"]), _message(e)) for e in error.errors(include_url=False)]) from None
+        except (PydanticSerializationError, ValueError, RecursionError, TypeError) as error:
+            raise ShapeError([("", f"expected JSON: {error}")]) from None
+        self._check_finite(loaded)
+        return loaded
+
+    def _check_finite(self, value: object) -> None:
+        if isinstance(value, str | int):
+            return
+        where = not_finite(value)
+        if where is not None:
+            raise ShapeError([(where, "NaN and infinity are no JSON numbers")])
+
+
+def _message(error: Any) -> str:
+    came = error.get("input")
+    shown = repr(came) if isinstance(came, str | int | float | bool | None) else type(came).__name__
+    if error["type"] in ("missing", "extra_forbidden", "json_invalid"):
+        return str(error["msg"])
+    return f"{error['msg']}; got {shown[:80]}"
+
+
+@dataclass(frozen=True)
+class SchemaShape:
+    """The shape of a JSON Schema: values stay dicts, lists, strings and numbers."""
+
+    schema: dict[str, Any]
+
+    def load(self, value: object) -> Any:
+        try:
+            value = jsonable(value)
+            problems = sorted(self._validator.iter_errors(value), key=lambda e: [str(p) for p in e.absolute_path])
+        except (ValueInvalid, RecursionError) as error:
+            raise ShapeError([("", str(error))]) from None
+        if problems:
+            raise ShapeError([(pointer(list(e.absolute_path)), e.message[:300]) for e in problems[:20]])
+        return value
+
+    def loads(self, text: str) -> Any:
+        return self.load(parse_json(text))
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema import Draft202012Validator
+        from referencing import Registry
+
+        # An empty registry: a schema from outside must not make us fetch anything.
+        return Draft202012Validator(self.schema, registry=Registry())
+
+
+def jsonable(value: object) -> Any:
+    """`value` as plain JSON data: models, dataclasses, enums and dates converted. Raises ValueInvalid."""
+    if value is None or isinstance(value, str | bool | int):
+        return to_jsonable_python(value) if type(value) not in _PLAIN else value
+    try:
+        data = to_jsonable_python(value, inf_nan_mode="constants", by_alias=True)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise ValueInvalid(f"expected a value that can be written as JSON; got {type(value).__name__}: {error}") from None
+    where = not_finite(data)
+    if where is not None:
+        raise ValueInvalid(f"expected finite numbers; got NaN or infinity at '{where or '/'}'")
+    return data
+
+
+_PLAIN = frozenset({str, bool, int, type(None)})
+
+
+# --- JSON Schemas -------------------------------------------------------------------------------------
+
+
+def schema_of(type_: Any, *, output: bool = False) -> dict[str, Any]:
+    """JSON Schema of a type. `output`: of what it is written as, else of what it is read from."""
+    return adapter(type_).json_schema(mode="serialization" if output else "validation")
+
+
+def object_schema(fields: Mapping[str, tuple[Any, bool, Any]]) -> dict[str, Any]:
+    """JSON Schema of keyword arguments: name -> (type, required, JSON-ready default)."""
+    inputs: list[tuple[str, Any, pydantic.TypeAdapter[Any]]] = [
+        (name, "validation", adapter(type_)) for name, (type_, _, _) in fields.items()
+    ]
+    found, shared = pydantic.TypeAdapter.json_schemas(inputs)
+    properties: dict[str, Any] = {}
+    for name, (_, required, default) in fields.items():
+        # A reference may have neighbours in this dialect, so a default can stand beside $ref.
+        properties[name] = dict(found[(name, "validation")]) | ({} if required else {"default": default})
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    required_names = [name for name, (_, required, _) in fields.items() if required]
+    if required_names:
+        schema["required"] = required_names
+    if "$defs" in shared:
+        schema["$defs"] = shared["$defs"]
+    return cast(dict[str, Any], json.loads(json.dumps(schema)))
+
+
+def property_shapes(schema: Mapping[str, Any]) -> dict[str, Shape]:
+    """A shape for each property of an object schema, shared definitions included."""
+    defs = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    properties = schema.get("properties", {})
+    return {name: SchemaShape({**sub, **defs} if isinstance(sub, dict) else {"not": {}}) for name, sub in properties.items()}
