@@ -1,1 +1,79 @@
-"""FlowServe."""
+"""FlowServe: declare an LLM workflow once, serve it, schedule it as a whole.
+
+    import flowserve as fs
+
+Every public name stands here. They are loaded at their first use, so that `import flowserve` and the
+command line start quickly; docs/map.md says where each lives.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowserve import errors as errors
+    from flowserve import testing as testing
+    from flowserve.default import close as close
+    from flowserve.default import configure as configure
+    from flowserve.graphs.agent import agent as agent
+    from flowserve.graphs.context import emit as emit
+    from flowserve.graphs.control import certaindex as certaindex
+    from flowserve.graphs.control import loop as loop
+    from flowserve.graphs.control import match as match
+    from flowserve.graphs.control import when as when
+    from flowserve.graphs.dynamic import dynamic as dynamic
+    from flowserve.graphs.llm import llm as llm
+    from flowserve.graphs.llm import prompt as prompt
+    from flowserve.graphs.plan import SLO as SLO
+    from flowserve.graphs.plan import Retry as Retry
+    from flowserve.graphs.search import Index as Index
+    from flowserve.graphs.tool import tool as tool
+    from flowserve.graphs.types import Doc as Doc
+    from flowserve.graphs.types import Message as Message
+    from flowserve.graphs.types import ToolCall as ToolCall
+    from flowserve.graphs.workflow import Workflow as Workflow
+    from flowserve.graphs.workflow import workflow as workflow
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Doc": "graphs.types",
+    "Index": "graphs.search",
+    "Message": "graphs.types",
+    "Retry": "graphs.plan",
+    "SLO": "graphs.plan",
+    "ToolCall": "graphs.types",
+    "Workflow": "graphs.workflow",
+    "agent": "graphs.agent",
+    "certaindex": "graphs.control",
+    "close": "default",
+    "configure": "default",
+    "dynamic": "graphs.dynamic",
+    "emit": "graphs.context",
+    "errors": "",
+    "llm": "graphs.llm",
+    "loop": "graphs.control",
+    "match": "graphs.control",
+    "prompt": "graphs.llm",
+    "testing": "",
+    "tool": "graphs.tool",
+    "when": "graphs.control",
+    "workflow": "graphs.workflow",
+}
+"""Public name -> the module of it; empty: the name is a module itself."""
+
+__all__ = sorted([*_WHERE, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'flowserve' has no attribute '{name}'")
+    module = import_module(f"flowserve.{_WHERE[name] or name}")
+    value = getattr(module, name) if _WHERE[name] else module
+    if _WHERE[name].startswith("graphs"):
+        import_module("flowserve.default").install()
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -8,7 +8,7 @@ import asyncio
 import atexit
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -50,10 +50,10 @@ class Handle:
         """End the run now. Does nothing to an ended one."""
         self._runner.on_loop(_call(self._run.cancel))
 
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the typed result. Raises RunFailed, RunCancelled, RunTimedOut, or TimeoutError after `timeout` seconds
+    def result(self, timeout_s: float | None = None) -> Any:
+        """Wait for the typed result. Raises RunFailed, RunCancelled, RunTimedOut, or TimeoutError after `timeout_s`
         (the run goes on)."""
-        return self._runner.future(self._run.result()).result(timeout)
+        return self._runner.future(self._run.result()).result(timeout_s)
 
     def events(self, after: int = 0) -> Iterator[RunEvent]:
         """Events with `seq > after` as they come, ending with the terminal one."""
@@ -72,11 +72,11 @@ class BlockingRunner:
 
     # --- the seam ---------------------------------------------------------------------------------------------
 
-    def run(self, program: Program, inputs: dict[str, Any], **options: Any) -> Any:
+    def run(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> Any:
         """Submit, wait, return the typed result."""
         return self.submit(program, inputs, **options).result()
 
-    async def arun(self, program: Program, inputs: dict[str, Any], **options: Any) -> Any:
+    async def arun(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> Any:
         """`run` for async code, on any event loop. Cancelling it cancels the run."""
         handle = await self._elsewhere(self._submit(program, inputs, options))
         run = handle._run
@@ -86,11 +86,11 @@ class BlockingRunner:
             handle.cancel()
             raise
 
-    def submit(self, program: Program, inputs: dict[str, Any], **options: Any) -> Handle:
+    def submit(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> Handle:
         """Start a run and return at once."""
         return self.on_loop(self._submit(program, inputs, options))
 
-    def stream(self, program: Program, inputs: dict[str, Any], **options: Any) -> Iterator[RunEvent]:
+    def stream(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> Iterator[RunEvent]:
         """Start a run and yield its events. Leaving the iteration early cancels the run."""
         handle = self.submit(program, inputs, **options)
         try:
@@ -98,7 +98,7 @@ class BlockingRunner:
         finally:
             handle.cancel()
 
-    async def astream(self, program: Program, inputs: dict[str, Any], **options: Any) -> AsyncIterator[RunEvent]:
+    async def astream(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> AsyncIterator[RunEvent]:
         """`stream` for async code, on any event loop."""
         handle = await self._elsewhere(self._submit(program, inputs, options))
         events = handle._run.events()
@@ -165,7 +165,7 @@ class BlockingRunner:
         started = await asyncio.to_thread(self._start)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, started))
 
-    async def _submit(self, program: Program, inputs: dict[str, Any], options: dict[str, Any]) -> Handle:
+    async def _submit(self, program: Program, inputs: Mapping[str, Any], options: dict[str, Any]) -> Handle:
         assert self._runtime is not None
         return Handle(await self._runtime.submit(program, inputs, SubmitOptions(**options)), self)
 

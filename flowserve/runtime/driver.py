@@ -6,6 +6,7 @@ becomes a job whose end is the next event. Nothing here chooses an order, an eng
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from flowserve.config import RuntimeConfig
 from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.commands import Role, Status
-from flowserve.core.state import SchedulerConfig, SchedulerState
+from flowserve.core.config import Config
+from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
 from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
 from flowserve.graphs.plan import Kind
-from flowserve.ids import RunId, Seconds
+from flowserve.ids import FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, local
 from flowserve.runtime.cache import ResultCache
@@ -32,6 +34,8 @@ from flowserve.runtime.labels import kind_of, label_of
 from flowserve.runtime.records import NodeRecord, RunEvent
 from flowserve.runtime.run import Run, TaskState, describe, ended_error
 from flowserve.runtime.threads import Threads
+
+log = logging.getLogger("flowserve.runtime")
 
 DRAIN_BUDGET = 256
 """Events handled before the loop gets a turn: a plan of thousands of pure nodes must not freeze a server."""
@@ -54,7 +58,7 @@ class Driver:
         self.engines = {engine.id: engine for engine in engines}
         self.live: dict[RunId, Run] = {}
         self.state = SchedulerState(
-            SchedulerConfig(
+            Config(
                 policy=config.policy,
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
@@ -65,7 +69,7 @@ class Driver:
         self._ended = ended
         self._record = record
         self._threads = Threads(config.tool_window)
-        self._executor = Executor(dict(self.engines), retrieval, self._threads, self._delta)
+        self._executor = Executor(self.engines, retrieval, self._threads, self._delta)
         self._cache = ResultCache(config.cache_entries)
         self._queue: deque[e.Event] = deque()
         self._draining = False
@@ -90,12 +94,30 @@ class Driver:
                 event, now = self._queue.popleft(), self._clock.now()
                 if self._record is not None:
                     self._record(now, event)
-                for command in step(self.state, event, now):
-                    _COMMANDS[type(command)](self, command)
+                try:
+                    for command in step(self.state, event, now):
+                        _COMMANDS[type(command)](self, command)
+                except Exception as error:  # noqa: BLE001  # our own mistake must end one run, not all
+                    self._broken(event, error)
         finally:
             self._draining = False
         if self._queue:
             self._loop().call_soon(self._resume)
+
+    def _broken(self, event: e.Event, error: Exception) -> None:
+        """An event could not be handled: that is a defect of ours. Its run fails and tells the story; the others go on."""
+        run = self.live.get(getattr(event, "run", RunId("")))
+        if run is None:
+            log.exception("event %r could not be handled", event, exc_info=error)
+            return
+        made = error if isinstance(error, InternalError) else self._internal(run, error)
+        log.error("run %s: event %r could not be handled", run.id, event, exc_info=made)
+        again = run.broken is not None
+        run.broken = run.broken or made
+        if again:
+            self._finish(run, Status.FAILED, error=run.broken)
+        else:
+            self._queue.append(e.CancelRequested(run.id, "internal error"))
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         """The loop that the runtime was first used on."""
@@ -144,7 +166,7 @@ class Driver:
     def _complete(self, command: c.Complete) -> None:
         run = self.live[command.run]
         try:
-            value = run.frames[c.FrameId(0)].result() if 0 in run.frames else None
+            value = run.frames[FrameId(0)].result()
             shown = run.program.dump(value)
         except FlowServeError as error:
             self._finish(run, Status.FAILED, error=error)
@@ -153,6 +175,9 @@ class Driver:
 
     def _fail(self, command: c.Fail) -> None:
         run = self.live[command.run]
+        if run.broken is not None:
+            self._finish(run, Status.FAILED, error=run.broken)
+            return
         if command.status is not Status.FAILED:
             self._finish(run, command.status, error=ended_error(command.status, run.id))
             return
@@ -198,8 +223,6 @@ class Driver:
             task.parent = run.tasks[command.parent]
         if command.role is Role.NODE and task.node.kind in local.EVALUATED:
             self._answer(task, command.run, lambda: local.begin(run, task))
-        elif command.role is Role.NODE and task.node.kind is Kind.AGENT:
-            return  # its steps are tasks of their own
         else:
             self._start(run, task, command)
 
@@ -217,6 +240,7 @@ class Driver:
     def _join(self, command: c.Join) -> None:
         run = self.live[command.run]
         task = run.tasks[command.task]
+        task.attempt = command.attempt
         frames = [run.frames[frame] for frame in command.frames]
         self._answer(task, run.id, lambda: local.join(run, task, frames))
 
@@ -284,7 +308,7 @@ class Driver:
             record.ready_s = now if record.ready_s is None else record.ready_s
         elif mark.status is Status.RUNNING:
             record.started_s = now
-            data = {"attempt": record.attempt, "engine": record.engine}
+            data = {"attempt": record.attempt}
         elif mark.status is Status.COMPLETED:
             record.ended_s = now
             data = local.completed_data(run, task)
@@ -337,7 +361,7 @@ class Driver:
             event = await self._work(run, task, command)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a job may fail in any way; its run fails, the loop goes on
             if not isinstance(error, FlowServeError):
                 error = self._internal(run, error)
             if task.attempt == command.attempt:
@@ -399,13 +423,12 @@ class Driver:
             task.record.first_token_s = self._clock.now() - run.created
         if output.token_ids:
             self.post(e.TokensProduced(run.id, task.id, attempt, len(output.token_ids)))
-        if output.text or output.finish or output.logprobs:
-            data: dict[str, Any] = {"text": output.text, "result": task.node.id in run.streamed}
-            if run.raw is not None:
-                data |= {"choice": output.index, "finish": output.finish and output.finish.value}
-                data["logprobs"] = output.logprobs
-            if output.text or run.raw is not None:
-                self.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
+        data: dict[str, Any] = {"text": output.text, "result": task.node.id in run.streamed}
+        if run.raw is not None:
+            data["text"] = run.raw.shown(output)
+            data |= {"choice": output.index, "logprobs": output.logprobs}
+        if data["text"] or data.get("logprobs"):
+            self.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
 
     def _progress(self, run: Run, task: TaskState, value: Any) -> None:
         """`fs.emit` inside a tool or a dynamic node, from any thread."""

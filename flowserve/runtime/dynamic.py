@@ -1,19 +1,19 @@
 """Dynamic nodes: an async function whose calls of other nodes join the schedule as they are made."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowserve.core import events as e
 from flowserve.errors import FlowServeError, ToolError
-from flowserve.graphs.runner import caller, emitter
+from flowserve.graphs.context import calling, listening
 from flowserve.runtime.run import Run, TaskState
 
 Post = Callable[[e.Event], None]
 
 
 class Calls:
-    """What `node.acall(...)` talks to while the function runs (`graphs.runner.Caller`)."""
+    """What `node.acall(...)` talks to while the function runs (`graphs.context.Caller`)."""
 
     def __init__(self, run: Run, task: TaskState, attempt: int, post: Post) -> None:
         self._run = run
@@ -23,9 +23,9 @@ class Calls:
         self._count = 0
         self._names = run.program.plan.dynamics[task.node.target].callees
 
-    async def call(self, name: str, kwargs: dict[str, Any]) -> Any:
-        """The result of the declared callee `name`. Raises what its failure amounts to, which the function may catch."""
-        callee = self._names.index(name)
+    async def call(self, callee_name: str, kwargs: Mapping[str, Any]) -> Any:
+        """The result of a declared callee. Raises what its failure amounts to, which the function may catch."""
+        callee = self._names.index(callee_name)
         block = self._run.program.plan.blocks[self._task.node.bodies[callee]]
         number, self._count = self._count, self._count + 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -35,15 +35,17 @@ class Calls:
         return await future
 
 
-async def execute(run: Run, task: TaskState, attempt: int, post: Post, emit: Callable[[Run, TaskState, Any], None]) -> Any:
+async def execute(
+    run: Run, task: TaskState, attempt: int, post: Post, emit: Callable[[Run, TaskState, Any], None]
+) -> Any:
     """Run the function of a DYNAMIC node to its end and check its result."""
     name = run.program.plan.dynamics[task.node.target].name
     task.calls.clear()
     task.call_params.clear()
-    caller.set(Calls(run, task, attempt, post))
-    emitter.set(lambda value: emit(run, task, value))
+    arguments = run.program.arguments(name, task.frame.arguments(task.node))
     try:
-        value = await run.program.dynamics[name](**task.frame.arguments(task.node))
+        with calling(Calls(run, task, attempt, post)), listening(lambda value: emit(run, task, value)):
+            value = await run.program.dynamics[name](**arguments)
     except FlowServeError:
         raise
     except Exception as error:

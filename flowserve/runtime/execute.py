@@ -5,18 +5,21 @@ chooses: where, when, how often and how long come with the command.
 """
 
 import json
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowserve.core.commands import Dispatch
 from flowserve.engines.base import Call, Engine, Finish, Logprob, Output
-from flowserve.engines.tools import ToolProtocol
-from flowserve.errors import EngineError, FlowServeError, RetrievalError, ToolError, UnknownName
+from flowserve.engines.chat import PromptMessage
+from flowserve.engines.tools import ToolFormat, calls_message, result_message
+from flowserve.errors import EngineError, FlowServeError, RetrievalError, ToolError
+from flowserve.graphs.context import listening
 from flowserve.graphs.plan import LLMSpec, ToolSpec
-from flowserve.graphs.runner import emitter
-from flowserve.graphs.types import Message, ToolCall
+from flowserve.graphs.types import ToolCall
+from flowserve.ids import EngineId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
 from flowserve.runtime.prompts import Conversation, PromptFormats
@@ -61,7 +64,7 @@ class Executor:
     """Does the work of dispatched tasks with the engines, tools and indexes it was given."""
 
     def __init__(
-        self, engines: dict[str, Engine], retrieval: RetrievalService | None, threads: Threads, on_delta: Delta
+        self, engines: Mapping[EngineId, Engine], retrieval: RetrievalService | None, threads: Threads, on_delta: Delta
     ) -> None:
         self._engines = engines
         self._threads = threads
@@ -81,16 +84,16 @@ class Executor:
         assert task.parent is not None
         talk = self._conversation(run, task.parent)
         _hear(talk, task.parent)
-        protocol = talk.last_protocol if command.last else talk.protocol
-        collected = await self._generate(run, task, command, talk.spec, talk.messages, protocol.schema)
-        reply = protocol.parse(collected.text())
-        if reply.calls:
-            talk.messages.append(protocol.assistant_message(reply))
-            return list(reply.calls), None
-        answer = reply.answer
-        if talk.spec.output is None:
-            return [], answer
-        return [], run.program.parse_output(talk.spec.name, answer if isinstance(answer, str) else json.dumps(answer))
+        format = talk.last_format if command.last else talk.format
+        collected = await self._generate(run, task, command, talk.spec, talk.messages, format.schema)
+        turn = format.parse(collected.text())
+        if turn.calls:
+            talk.messages.append(calls_message(turn.calls, parallel=True))
+            first = talk.calls
+            talk.calls += len(turn.calls)
+            return [ToolCall(f"call_{first + i}", c.name, c.arguments) for i, c in enumerate(turn.calls)], None
+        answer = turn.answer if talk.spec.output is None else json.dumps(turn.answer)
+        return [], run.program.parse_output(talk.spec.name, answer)
 
     def _conversation(self, run: Run, agent: TaskState) -> Conversation:
         """Begun at the agent's first step, then kept with its task."""
@@ -98,23 +101,25 @@ class Executor:
             plan = run.program.plan
             spec = plan.agents[agent.node.target]
             tools = tuple(plan.tools[i] for i in spec.tools)
-            protocol = ToolProtocol(tools, answer=spec.llm.output, parallel=spec.max_parallel_tools)
-            messages = prompts.template_messages(spec.llm, agent.frame.arguments(agent.node), protocol.instructions)
-            last = ToolProtocol(tools, choice="none", answer=spec.llm.output)
-            agent.conversation = Conversation(spec.llm, tools, messages, protocol, last)
+            most, output = spec.max_parallel_tools, spec.llm.output
+            format = ToolFormat(prompts.offered(tools), parallel=True, max_parallel=most, output=output)
+            last = ToolFormat((), "none", output=output)
+            messages = prompts.template_messages(spec.llm, agent.frame.arguments(agent.node), format.instructions)
+            agent.conversation = Conversation(spec.llm, tools, messages, format, last)
         talk: Conversation = agent.conversation
         return talk
 
     async def raw(self, run: Run, task: TaskState, command: Dispatch) -> Generation:
         """A model call from outside any workflow."""
         raw: prompts.RawCall = run.raw
+        raw.streams.clear()
         engine = self._engine(command)
         if raw.prompt is not None:
             segments = prompts.plain_segments(engine, raw.prompt)
         else:
             messages = [prompts.from_message(message) for message in raw.messages or ()]
             if raw.tools is not None:
-                messages = raw.tools.instruct(messages)
+                messages = prompts.instructed(messages, raw.tools.instructions)
             segments = self._formats.segments(engine, messages)
         schema = raw.tools.schema if raw.tools is not None else raw.schema
         call = prompts.call_for(
@@ -135,7 +140,7 @@ class Executor:
         task: TaskState,
         command: Dispatch,
         spec: LLMSpec,
-        messages: list[prompts.PromptMessage],
+        messages: list[PromptMessage],
         schema: dict[str, Any] | None,
     ) -> Collected:
         engine = self._engine(command)
@@ -189,24 +194,20 @@ class Executor:
         shown = run.program.dump(value)
         agent.replies[task.index] = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
 
-    async def _call_tool(
-        self, run: Run, task: TaskState, spec: ToolSpec, arguments: dict[str, Any], emit: Emit
-    ) -> Any:
+    async def _call_tool(self, run: Run, task: TaskState, spec: ToolSpec, arguments: dict[str, Any], emit: Emit) -> Any:
         """Call a registered function, sync ones in a thread. Whatever it raises becomes a ToolError that names it."""
         function = run.program.functions[spec.name]
         bound = run.program.arguments(spec.name, arguments)
-        token = emitter.set(lambda value: emit(run, task, value))
         try:
-            if run.program.is_async(spec.name):
-                value = await function(**bound)
-            else:
-                value = await self._threads.call(function, **bound)
+            with listening(lambda value: emit(run, task, value)):
+                if run.program.is_async(spec.name):
+                    value = await function(**bound)
+                else:
+                    value = await self._threads.call(function, **bound)
         except FlowServeError:
             raise
         except Exception as error:
             raise ToolError(f"tool {spec.name} raised {type(error).__name__}: {error}") from error
-        finally:
-            emitter.reset(token)
         return run.program.checked(spec.name, value)
 
     async def search(self, run: Run, task: TaskState) -> Any:
@@ -225,17 +226,18 @@ def _hear(talk: Conversation, agent: TaskState) -> None:
     """Append what the tools of the last step answered, in the order in which they were asked."""
     for place, call in enumerate(agent.pending):
         reply = agent.replies.get(place, "error: the call did not complete")
-        talk.messages.append(prompts.from_message(Message("tool", reply, tool_call_id=call.id, name=call.name)))
+        talk.messages.append(result_message(call.name, reply, call.id))
     agent.pending, agent.replies = [], {}
 
 
-def _choice(collected: Collected, index: int, tools: ToolProtocol | None) -> Choice:
+def _choice(collected: Collected, index: int, tools: ToolFormat | None) -> Choice:
     text = collected.text(index)
     finish = collected.finish[index]
     logprobs = tuple(collected.logprobs.get(index, ()))
     if tools is None or finish is Finish.LENGTH:
         return Choice(text, finish.value, (), logprobs)
-    reply = tools.parse(text)
-    if reply.calls:
-        return Choice("", "tool_calls", tuple(reply.calls), logprobs)
-    return Choice(reply.answer if isinstance(reply.answer, str) else json.dumps(reply.answer), finish.value, (), logprobs)
+    turn = tools.parse(text)
+    if turn.calls:
+        calls = tuple(ToolCall(f"call_{secrets.token_hex(8)}", c.name, c.arguments) for c in turn.calls)
+        return Choice("", "tool_calls", calls, logprobs)
+    return Choice(str(turn.answer), finish.value, (), logprobs)

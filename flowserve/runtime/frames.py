@@ -6,18 +6,24 @@ expression of an inner block reads what its surroundings have computed.
 
 from typing import Any
 
-from flowserve.graphs.evaluate import evaluate
-from flowserve.graphs.plan import BlockId, Node, NodeId, Plan, Source
-from flowserve.ids import TaskId
+from flowserve.graphs import evaluate
+from flowserve.graphs.plan import Node, Plan, Source
+from flowserve.ids import BlockId, NodeId, TaskId
 
 
 class Frame:
-    """Parameters and node results of one block instance."""
+    """Parameters and node results of one block instance; the `Lookup` of expressions evaluated in it."""
 
     __slots__ = ("block", "index", "params", "parent", "plan", "task", "values")
 
     def __init__(
-        self, plan: Plan, block: BlockId, parent: "Frame | None", task: TaskId | None, index: int, params: tuple[Any, ...]
+        self,
+        plan: Plan,
+        block: BlockId,
+        parent: "Frame | None",
+        task: TaskId | None,
+        index: int,
+        params: tuple[Any, ...],
     ) -> None:
         self.plan = plan
         self.block = block
@@ -46,11 +52,11 @@ class Frame:
 
     def value(self, source: Source) -> Any:
         """Evaluate an expression here."""
-        return evaluate(source, self.plan.consts, self.param, self.output)
+        return evaluate.evaluate(source, self.plan.consts, self)
 
     def arguments(self, node: Node) -> dict[str, Any]:
         """The evaluated arguments of `node`, by name."""
-        return {arg.name: self.value(arg.source) for arg in node.args}
+        return evaluate.arguments(self.plan, node, self)
 
     def result(self) -> Any:
         return self.value(self.plan.blocks[self.block].result)

@@ -4,7 +4,7 @@ from typing import Any
 
 from flowserve.core import events as e
 from flowserve.core.commands import Role
-from flowserve.errors import InputError
+from flowserve.graphs import evaluate
 from flowserve.graphs.plan import Kind
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.run import Run, TaskState
@@ -28,18 +28,10 @@ def _compute(run: Run, task: TaskState) -> e.Event:
 
 
 def _map(run: Run, task: TaskState) -> e.Event:
-    columns = [task.frame.value(arg.source) for arg in task.node.args]
-    for arg, column in zip(task.node.args, columns, strict=True):
-        if not isinstance(column, list | tuple):
-            raise InputError(
-                f"{task.node.name}.map: expected a list for {arg.name}, got {type(column).__name__}; "
-                "map over something that is a list at run time"
-            )
-    widths = {len(column) for column in columns}
-    if len(widths) > 1:
-        raise InputError(f"{task.node.name}.map: the mapped lists differ in length: {sorted(widths)}")
-    task.items = list(zip(*columns, strict=True))
-    return e.Evaluated(run.id, task.id, task.attempt, len(task.items))
+    columns = task.frame.arguments(task.node)
+    width = evaluate.width(task.node, columns)
+    task.items = list(zip(*columns.values(), strict=True))
+    return e.Evaluated(run.id, task.id, task.attempt, width)
 
 
 def _sample(run: Run, task: TaskState) -> e.Event:
@@ -47,8 +39,8 @@ def _sample(run: Run, task: TaskState) -> e.Event:
 
 
 def _switch(run: Run, task: TaskState) -> e.Event:
-    value = task.frame.value(task.node.args[0].source)
-    return e.Evaluated(run.id, task.id, task.attempt, run.program.arm(task.node, value))
+    arm = evaluate.choose(task.node, task.frame.arguments(task.node))
+    return e.Evaluated(run.id, task.id, task.attempt, arm)
 
 
 def _loop(run: Run, task: TaskState) -> e.Event:
@@ -63,12 +55,9 @@ def next_iteration(run: Run, task: TaskState, frame: Frame) -> e.Event:
 
 
 def _loop_choice(run: Run, task: TaskState) -> e.Event:
-    block = run.program.plan.blocks[task.node.bodies[0]]
-    stop = False
-    if block.until is not None:
-        probe = Frame(run.program.plan, block.id, task.frame, task.id, 0, (task.state,))
-        stop = bool(probe.value(block.until))
-    return e.Evaluated(run.id, task.id, task.attempt, int(stop))
+    plan = run.program.plan
+    probe = Frame(plan, task.node.bodies[0], task.frame, task.id, 0, (task.state,))
+    return e.Evaluated(run.id, task.id, task.attempt, int(evaluate.done(plan, task.node, probe)))
 
 
 _BEGIN = {Kind.COMPUTE: _compute, Kind.MAP: _map, Kind.SAMPLE: _sample, Kind.SWITCH: _switch, Kind.LOOP: _loop}
@@ -119,11 +108,8 @@ def sample_label(run: Run, task: TaskState, frame: Frame) -> int:
 
 
 def _key(run: Run, task: TaskState, result: Any) -> Key:
-    shown = run.program.dump(result)
     vote = run.program.plan.samples[task.node.target].vote
-    if vote:
-        shown = shown.get(vote) if isinstance(shown, dict) else None
-    return answer_key(shown)
+    return answer_key(run.program.dump(evaluate.vote_key(result, vote)))
 
 
 def completed_data(run: Run, task: TaskState) -> dict[str, Any]:

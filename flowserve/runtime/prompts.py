@@ -6,15 +6,15 @@ model's chat format, because each piece is tokenised alone.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flowserve.engines.base import Call, Engine, Origin, Sampling, Segment
-from flowserve.engines.chat import ChatFormat, Piece, PromptMessage
-from flowserve.engines.tools import ToolProtocol
+from flowserve.engines.base import Call, Engine, Origin, Output, Sampling, Segment
+from flowserve.engines.chat import ChatFormat, MessageCall, Piece, PromptMessage
+from flowserve.engines.tools import AnswerStream, Tool, ToolFormat
 from flowserve.errors import InputError
 from flowserve.graphs.plan import LLMSpec, ToolSpec
-from flowserve.graphs.template import render
+from flowserve.graphs.template import render_prompt
 from flowserve.graphs.types import Message
 from flowserve.runtime.run import Run, TaskState
 
@@ -31,8 +31,16 @@ class RawCall:
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
     """Instead of messages: text that goes to the model as it is."""
-    tools: ToolProtocol | None = None
+    tools: ToolFormat | None = None
     schema: dict[str, Any] | None = None
+    streams: dict[int, AnswerStream] = field(default_factory=dict)
+    """With tools: what of each choice can be shown while it is written."""
+
+    def shown(self, output: Output) -> str:
+        """The text of `output` that a client may see now; tool calls are told when they are whole."""
+        if self.tools is None:
+            return output.text
+        return self.streams.setdefault(output.index, AnswerStream()).push(output.text)
 
 
 @dataclass(slots=True)
@@ -42,9 +50,11 @@ class Conversation:
     spec: LLMSpec
     tools: tuple[ToolSpec, ...]
     messages: list[PromptMessage]
-    protocol: ToolProtocol
-    last_protocol: ToolProtocol
-    """As `protocol`, but the model must answer."""
+    format: ToolFormat
+    last_format: ToolFormat
+    """As `format`, but the model must answer."""
+    calls: int = 0
+    """Tool calls so far; makes their ids."""
 
     def index(self, name: str) -> int:
         """Place of a tool in `AgentSpec.tools`."""
@@ -54,30 +64,38 @@ class Conversation:
 def template_messages(spec: LLMSpec, values: dict[str, Any], instructions: str = "") -> list[PromptMessage]:
     """The messages that a node's template makes of its arguments: system, history, user."""
     messages = []
-    system = [Piece(piece.text, Origin(piece.origin)) for piece in render(spec.template.system, values)]
+    prompt = render_prompt(spec.template, values)
+    system = [Piece(piece.text, Origin(piece.origin)) for piece in prompt.system]
     if instructions:
         system.append(Piece(("\n\n" if system else "") + instructions, Origin.TEMPLATE))
     if system:
         messages.append(PromptMessage("system", tuple(system)))
-    if spec.template.history is not None:
-        messages += [from_message(message) for message in values[spec.template.history]]
-    user = tuple(Piece(piece.text, Origin(piece.origin)) for piece in render(spec.template.user, values))
+    messages += [from_message(turn) for turn in prompt.history]
+    user = tuple(Piece(piece.text, Origin(piece.origin)) for piece in prompt.user)
     if user:
         messages.append(PromptMessage("user", user))
     return messages
 
 
-def from_message(message: Message | dict[str, Any]) -> PromptMessage:
+def instructed(messages: list[PromptMessage], instructions: str) -> list[PromptMessage]:
+    """The conversation with `instructions` in its system message, which is made where there is none."""
+    if not instructions:
+        return messages
+    if messages and messages[0].role == "system":
+        first = replace(messages[0], pieces=(*messages[0].pieces, Piece("\n\n" + instructions, Origin.TEMPLATE)))
+        return [first, *messages[1:]]
+    return [PromptMessage("system", (Piece(instructions, Origin.TEMPLATE),)), *messages]
+
+
+def from_message(turn: Message) -> PromptMessage:
     """A turn of a conversation as one piece."""
-    if isinstance(message, dict):
-        message = Message(role=str(message["role"]), content=str(message["content"]))
-    origin = Origin.GENERATED if message.role == "assistant" else Origin.VALUE
+    origin = Origin.GENERATED if turn.role == "assistant" else Origin.VALUE
     return PromptMessage(
-        message.role,
-        (Piece(message.content, origin),),
-        tool_calls=message.tool_calls,
-        tool_call_id=message.tool_call_id,
-        name=message.name,
+        turn.role,
+        (Piece(turn.content, origin),),
+        tool_calls=tuple(MessageCall(call.name, call.arguments, call.id) for call in turn.tool_calls),
+        tool_call_id=turn.tool_call_id or None,
+        name=turn.name or None,
     )
 
 
@@ -118,12 +136,21 @@ def check_overrides(overrides: dict[str, dict[str, Any]], names: Sequence[str]) 
     problems = []
     for name, changes in overrides.items():
         if name != "*" and name not in names:
-            problems.append((f"/overrides/{name}", f"no LLM node of that name; there are: {', '.join(names) or 'none'}"))
+            problems.append(
+                (f"/overrides/{name}", f"no LLM node of that name; there are: {', '.join(names) or 'none'}")
+            )
         for key in changes:
             if key not in SAMPLING_FIELDS:
-                problems.append((f"/overrides/{name}/{key}", f"cannot be set; can: {', '.join(sorted(SAMPLING_FIELDS))}"))
+                problems.append(
+                    (f"/overrides/{name}/{key}", f"cannot be set; can: {', '.join(sorted(SAMPLING_FIELDS))}")
+                )
     if problems:
         raise InputError("the overrides do not fit the workflow", problems)
+
+
+def offered(tools: Sequence[ToolSpec]) -> tuple[Tool, ...]:
+    """Registered functions as a model is told of them."""
+    return tuple(Tool(tool.name, tool.description, tool.params) for tool in tools)
 
 
 class PromptFormats:

@@ -2,8 +2,9 @@
 
 from functools import lru_cache
 
-from flowserve.graphs.plan import Block, BlockId, Kind, LLMSpec, Node, NodeId, Output, Plan, Template
+from flowserve.graphs.plan import Block, Kind, LLMSpec, Node, Output, Plan, Template
 from flowserve.graphs.program import Program
+from flowserve.ids import BlockId, NodeId
 
 
 @lru_cache(maxsize=256)

@@ -11,10 +11,10 @@ from typing import Any
 
 from flowserve.core.commands import Role, Status
 from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOut
-from flowserve.graphs.plan import Kind, Node, NodeId
+from flowserve.graphs.plan import Kind, Node
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import ToolCall
-from flowserve.ids import FrameId, RunId, Seconds, TaskId
+from flowserve.ids import FrameId, NodeId, RunId, Seconds, TaskId
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
 from flowserve.runtime.streams import EventLog
@@ -63,7 +63,13 @@ class Run:
     """A submitted run. Safe to hold after it ended; use only on the runtime's event loop."""
 
     def __init__(
-        self, run_id: RunId, program: Program, options: SubmitOptions, wall: Seconds, now: Seconds, cancel: Callable[[RunId], None]
+        self,
+        run_id: RunId,
+        program: Program,
+        options: SubmitOptions,
+        wall: Seconds,
+        now: Seconds,
+        cancel: Callable[[RunId], None],
     ) -> None:
         self.id = run_id
         self.program = program
@@ -86,6 +92,8 @@ class Run:
         self.last_error: dict[TaskId, str] = {}
         """The last failure below a task that holds frames, for the exception a dynamic node sees."""
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.broken: FlowServeError | None = None
+        """Set when an event of the run could not be handled: a defect of ours."""
         self._done = asyncio.Event()
         self._cancel = cancel
 
@@ -155,14 +163,18 @@ class Run:
             tokens_in=sum(n.tokens_in for n in leaves),
             tokens_out=sum(n.tokens_out for n in leaves),
             cached_tokens=sum(n.cached_tokens for n in leaves),
-            result=self.log.events[-1].data.get("result") if self.status is Status.COMPLETED and self.log.closed else None,
+            result=self.log.events[-1].data.get("result")
+            if self.status is Status.COMPLETED and self.log.closed
+            else None,
             error=None if self.error is None else describe(self.error),
             metadata=self.options.metadata,
             last_seq=self.log.last_seq,
         )
 
 
-_CONTAINERS = frozenset(k.name.lower() for k in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC))
+_CONTAINERS = frozenset(
+    k.name.lower() for k in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC)
+)
 
 
 def describe(error: FlowServeError) -> dict[str, Any]:

@@ -4,14 +4,14 @@ The work is done by `driver.Driver`; this file is the part of the runtime that c
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowserve.clock import Clock, SystemClock
 from flowserve.config import RuntimeConfig
 from flowserve.core import events as e
 from flowserve.engines.base import Engine, Sampling
-from flowserve.engines.tools import ToolProtocol
+from flowserve.engines.tools import Choice, ToolFormat
 from flowserve.errors import InputError, Overloaded, UnknownName
 from flowserve.graphs.plan import ToolSpec
 from flowserve.graphs.program import Program
@@ -20,7 +20,7 @@ from flowserve.ids import EngineId, RunId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.driver import Driver, Recorder
 from flowserve.runtime.history import History
-from flowserve.runtime.prompts import RawCall, check_overrides
+from flowserve.runtime.prompts import RawCall, check_overrides, offered
 from flowserve.runtime.raw import raw_program
 from flowserve.runtime.records import SubmitOptions
 from flowserve.runtime.run import Run
@@ -107,7 +107,7 @@ class Runtime:
         return [_row(engine) for engine in self._driver.engines.values()]
 
     async def submit(
-        self, workflow: str | Program, inputs: dict[str, Any], options: SubmitOptions | None = None
+        self, workflow: str | Program, inputs: Mapping[str, Any], options: SubmitOptions | None = None
     ) -> Run:
         """Start a run. Raises UnknownName, InputError or Overloaded; nothing is started then."""
         options = options or SubmitOptions()
@@ -123,7 +123,8 @@ class Runtime:
         prompt: str | None = None,
         sampling: Sampling,
         tools: Sequence[ToolSpec] = (),
-        tool_choice: str = "auto",
+        tool_choice: Choice = "auto",
+        parallel_tools: bool = True,
         schema: dict[str, Any] | None = None,
         options: SubmitOptions | None = None,
     ) -> Run:
@@ -132,8 +133,10 @@ class Runtime:
             raise InputError("a model call takes either messages or a prompt")
         if model not in self.models():
             raise UnknownName("model", model, self.models())
-        protocol = ToolProtocol(tuple(tools), choice=tool_choice) if tools and tool_choice != "none" else None
-        raw = RawCall(model, sampling, None if messages is None else tuple(messages), prompt, protocol, schema)
+        format = None
+        if tools and tool_choice != "none":
+            format = ToolFormat(offered(tools), tool_choice, parallel=parallel_tools, output=schema)
+        raw = RawCall(model, sampling, None if messages is None else tuple(messages), prompt, format, schema)
         return await self._begin(raw_program(model), (), options or SubmitOptions(), raw)
 
     def run(self, run: RunId) -> Run:

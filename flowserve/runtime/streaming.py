@@ -1,6 +1,7 @@
 """Which nodes produce the text that a run returns: their tokens can be streamed to the client as they come."""
 
-from flowserve.graphs.plan import Kind, NodeId, Output, Plan, Source
+from flowserve.graphs.plan import Kind, Output, Plan, Source
+from flowserve.ids import NodeId
 
 
 def result_nodes(plan: Plan) -> frozenset[NodeId]:
