@@ -5,7 +5,9 @@ Documents are loaded (`load`), split (`split`), embedded (`embed`, `minilm`), ke
 """
 
 if __name__ != "flowserve.retrieval":  # a bare import would make a second copy of every class
-    raise ImportError(f"import flowserve.retrieval, not {__name__}: the folder retrieval/ is the package flowserve.retrieval")
+    raise ImportError(
+        f"import flowserve.retrieval, not {__name__}: the folder retrieval/ is the package flowserve.retrieval"
+    )
 
 from flowserve.retrieval.documents import Document, Passage
 from flowserve.retrieval.load import Loaded, Skipped, load

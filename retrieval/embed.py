@@ -51,7 +51,7 @@ class HashEmbedder:
         return vectors
 
     def count_tokens(self, text: str) -> Tokens:
-        return sum(1 for _ in TOKEN.finditer(text))
+        return len(TOKEN.findall(text))
 
     def _embed_one(self, text: str) -> NDArray[np.float64]:
         total = np.zeros(self._dimension)

@@ -7,7 +7,8 @@ follow huggingface's own settings (HF_HUB_OFFLINE, HF_HOME); a folder and the pa
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,14 @@ class SentenceEmbedder:
         folder = Path(self._source)
         local = folder.is_dir()
         try:
-            model = SentenceTransformer(str(self._source), device=self._device, local_files_only=local or _offline())
+            with _without_bars():
+                model = SentenceTransformer(
+                    str(self._source), device=self._device, local_files_only=local or _offline()
+                )
         except Exception as error:
-            hint = "is it a sentence-transformers folder?" if local else "is the name right, and may this machine load it?"
+            hint = (
+                "is it a sentence-transformers folder?" if local else "is the name right, and may this machine load it?"
+            )
             raise ConfigError(f"cannot load embedder '{self._source}': {error}; {hint}") from error
         model.eval()
         if self._name is not None:
@@ -143,6 +149,21 @@ def minilm(threads: int | None = None, batch_size: int = 32) -> SentenceEmbedder
             "(or use embedder 'hash', which needs nothing)"
         ) from error
     return SentenceEmbedder(Path(get_model_path()), name="minilm", threads=threads, batch_size=batch_size)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for every load, terminal or not."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _offline() -> bool:

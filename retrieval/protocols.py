@@ -74,6 +74,11 @@ Progress = Callable[[str, int, int], None]
 class RetrievalService(Protocol):
     """Async façade of a folder of indexes. Blocking work goes to threads inside; equal concurrent queries are batched."""
 
+    @property
+    def embedder(self) -> Embedder:
+        """What new indexes are made with and `embed` uses."""
+        ...
+
     async def search(self, index: str, query: str, k: int) -> list[Doc]:
         """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError."""
         ...

@@ -89,11 +89,11 @@ def spans(text: str, splitting: Splitting, count: CountTokens) -> list[Span]:
             first = covered  # the repeated part leaves no room for the next atom: start without it
             continue
         if fits == 0:
-            atoms[first : first + 1] = _halves(atoms[first])
             if atoms[first].end - atoms[first].start > 1:
+                atoms[first : first + 1] = _halves(atoms[first])
                 continue
             fits = 1  # one character that is too long by itself
-        past = _best_end(text, atoms, first, max(covered, first + fits // 2), first + fits)
+        past = _best_end(text, atoms, max(covered + 1, first + (fits + 1) // 2), first + fits)
         if count(text[atoms[first].start : atoms[past - 1].end]) > splitting.limit_tokens:
             past = first + fits  # only where `count` shrinks with added text
         found.append(Span(atoms[first].start, atoms[past - 1].end))
@@ -130,12 +130,11 @@ def _overlap_start(
     return best if count(text[atoms[best].start : atoms[past - 1].end]) <= overlap else earliest
 
 
-def _best_end(text: str, atoms: Sequence[Span], first: int, lowest: int, highest: int) -> int:
-    """One past the last atom of the passage: `lowest < result <= highest`, strongest border, then latest."""
+def _best_end(text: str, atoms: Sequence[Span], lowest: int, highest: int) -> int:
+    """One past the last atom of the passage: `lowest <= result <= highest`, strongest border, then latest."""
     if highest == len(atoms):
         return highest
-    candidates = range(max(lowest, first) + 1, highest + 1)
-    return max(candidates, key=lambda past: (_border(text, atoms, past - 1), past))
+    return max(range(lowest, highest + 1), key=lambda past: (_border(text, atoms, past - 1), past))
 
 
 def _border(text: str, atoms: Sequence[Span], atom: int) -> Border:
@@ -152,8 +151,6 @@ def _border(text: str, atoms: Sequence[Span], atom: int) -> Border:
 
 
 def _halves(atom: Span) -> list[Span]:
-    if atom.end - atom.start < 2:
-        return [atom]
     middle = (atom.start + atom.end) // 2
     return [Span(atom.start, middle), Span(middle, atom.end)]
 

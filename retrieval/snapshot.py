@@ -1,0 +1,31 @@
+"""One generation of an index as a value: what is stored, searched and replaced as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flowserve.retrieval.documents import Passage
+from flowserve.retrieval.protocols import Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Passages and their vectors: row `i` of `vectors` belongs to `passages[i]`, ordered by passage id.
+
+    Because of that order, equal scores by lower row are equal scores by passage id.
+    """
+
+    generation: int
+    """0: nothing was committed yet; grows by one with every commit."""
+    embedder: str
+    dimension: int
+    passages: tuple[Passage, ...] = field(repr=False)
+    vectors: Vectors = field(repr=False)
+    documents: Mapping[str, str] = field(repr=False)
+    """Document id -> digest of its text, metadata and splitting; also of documents without passages."""
+
+
+def empty(embedder: str, dimension: int) -> Snapshot:
+    """The state before the first commit."""
+    return Snapshot(0, embedder, dimension, (), np.zeros((0, dimension), np.float32), {})

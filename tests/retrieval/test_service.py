@@ -1,0 +1,389 @@
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowserve.errors import InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
+from flowserve.retrieval import Document, IndexInfo, Retrieval, RetrievalService, Splitting, Vectors
+from flowserve.retrieval.embed import HashEmbedder
+from flowserve.retrieval.exact import ExactIndex
+from flowserve.retrieval.service import Limits
+
+DOCUMENTS = [
+    Document("paris.md", "Paris is the capital of France.", {"type": "markdown"}),
+    Document("bread.md", "Bread is baked from flour and water."),
+    Document("tiny.md", "Tiny."),
+]
+
+
+class Watched(HashEmbedder):
+    """Remembers what it embedded; waits before each batch while `gate` is closed."""
+
+    def __init__(self, dimension: int = 64) -> None:
+        super().__init__(dimension)
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.batches.append(list(texts))
+        self.entered.set()
+        assert self.gate.wait(20)
+        return super().embed(texts)
+
+
+@pytest.fixture
+def embedder() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+async def retrieval(tmp_path: Path, embedder: Watched) -> AsyncIterator[Retrieval]:
+    retrieval = Retrieval(tmp_path / "indexes", embedder)
+    yield retrieval
+    embedder.gate.set()
+    await retrieval.close()
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 20)
+
+
+async def test_it_is_a_retrieval_service(retrieval: Retrieval) -> None:
+    service: RetrievalService = retrieval
+    assert service.names() == []
+
+
+async def test_ingest_search_delete_and_look_again_from_another_object(retrieval: Retrieval, tmp_path: Path) -> None:
+    assert await retrieval.ingest("docs", DOCUMENTS) == IndexInfo("docs", 3, 3, "hash-64", 1)
+    [hit] = await retrieval.search("docs", "capital of France?", 1)
+    assert (hit.id, hit.document, hit.text) == ("paris.md#0", "paris.md", "Paris is the capital of France.")
+    assert hit.metadata == {"type": "markdown"} and 0.5 < hit.score <= 1
+    assert len(await retrieval.search("docs", "capital", 100)) == 3
+    assert retrieval.names() == ["docs"] and retrieval.info("docs").generation == 1
+
+    assert await retrieval.delete("docs", ["paris.md", "paris.md", "unknown"]) == 1
+    assert await retrieval.delete("docs", ["paris.md"]) == 0
+    assert "paris.md" not in [hit.document for hit in await retrieval.search("docs", "capital of France?", 3)]
+
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(64), index=ExactIndex)
+    assert other.info("docs") == IndexInfo("docs", 2, 2, "hash-64", 2)
+    assert await other.search("docs", "flour", 2) == await retrieval.search("docs", "flour", 2)
+    await other.close()
+
+
+async def test_hits_come_best_first_and_ties_by_passage_id(retrieval: Retrieval) -> None:
+    await retrieval.ingest(
+        "docs", [Document(name, "same words here") for name in "cabd"] + [Document("e", "same words")]
+    )
+    hits = await retrieval.search("docs", "same words here", 3)
+    assert [hit.id for hit in hits] == ["a#0", "b#0", "c#0"] and {hit.score for hit in hits} == {1.0}
+    scores = [hit.score for hit in await retrieval.search("docs", "same words here", 5)]
+    assert scores == sorted(scores, reverse=True) and scores[4] < 1
+
+
+async def test_unchanged_documents_are_not_embedded_again_and_changed_ones_are(
+    retrieval: Retrieval, embedder: Watched
+) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.batches.clear()
+    assert (await retrieval.ingest("docs", DOCUMENTS)).generation == 1
+    assert embedder.batches == []
+    info = await retrieval.ingest("docs", [*DOCUMENTS[:2], Document("tiny.md", "Not so tiny.")])
+    assert embedder.batches == [["Not so tiny."]] and info == IndexInfo("docs", 3, 3, "hash-64", 2)
+    assert "Tiny." not in [hit.text for hit in await retrieval.search("docs", "tiny", 3)]
+
+
+async def test_ingesting_nothing_makes_an_empty_index(retrieval: Retrieval) -> None:
+    assert await retrieval.ingest("docs", []) == IndexInfo("docs", 0, 0, "hash-64", 1)
+    assert await retrieval.search("docs", "anything", 3) == []
+
+
+async def test_texts_of_like_length_are_embedded_together_and_every_passage_gets_its_own_vector(
+    retrieval: Retrieval, embedder: Watched
+) -> None:
+    texts = [f"{number} " * (1 + number * 37 % 50) for number in range(70)]
+    await retrieval.ingest("docs", [Document(str(number), text) for number, text in enumerate(texts)])
+    shortest = [min(map(len, batch)) for batch in embedder.batches]
+    longest = [max(map(len, batch)) for batch in embedder.batches]
+    assert all(low >= high for low, high in zip(shortest, longest[1:], strict=False))
+    for number in (0, 7, 69):
+        [hit] = await retrieval.search("docs", texts[number].strip(), 1)
+        assert (hit.document, hit.score) == (str(number), 1.0)
+
+
+async def test_progress_tells_each_stage_to_its_end(retrieval: Retrieval) -> None:
+    seen: list[tuple[str, int, int]] = []
+    await retrieval.ingest(
+        "docs", [Document(str(n), f"text {n}") for n in range(70)], lambda *event: seen.append(event)
+    )
+    assert [event for event in seen if event[0] == "embed"] == [("embed", 32, 70), ("embed", 64, 70), ("embed", 70, 70)]
+    assert ("split", 70, 70) in seen and seen[-1] == ("write", 1, 1)
+
+
+async def test_concurrent_queries_are_embedded_together_and_equal_ones_once(
+    retrieval: Retrieval, embedder: Watched
+) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    alone = {query: await retrieval.search("docs", query, 2) for query in ("paris", "bread", "water")}
+    embedder.batches.clear()
+    embedder.entered.clear()
+    embedder.gate.clear()
+    first = asyncio.create_task(retrieval.search("docs", "france", 2))
+    await until(embedder.entered)
+    queries = ["paris", "bread", "water", "bread", "bread"]
+    tasks = [asyncio.create_task(retrieval.search("docs", query, 2)) for query in queries]
+    tasks[4].cancel()
+    while len(retrieval._current_batcher()) < 3:
+        await asyncio.sleep(0)
+    embedder.gate.set()
+    await first
+    for query, task in zip(queries[:4], tasks, strict=False):
+        assert await task == alone[query]
+    assert embedder.batches[0] == ["france"] and sorted(embedder.batches[1]) == ["bread", "paris", "water"]
+    assert len(embedder.batches) == 2
+
+
+async def test_callers_that_share_a_search_do_not_share_its_result(retrieval: Retrieval) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    one, two = await asyncio.gather(*(retrieval.search("docs", "paris", 1) for _ in range(2)))
+    one[0].metadata["x"] = "changed"
+    assert two[0].metadata == {"type": "markdown"}
+    assert (await retrieval.search("docs", "paris", 1))[0].metadata == {"type": "markdown"}
+
+
+async def test_a_search_that_starts_after_a_commit_does_not_join_one_that_began_before(
+    retrieval: Retrieval, embedder: Watched
+) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.entered.clear()
+    embedder.gate.clear()
+    before = asyncio.create_task(retrieval.search("docs", "bread", 3))
+    await until(embedder.entered)
+    await retrieval.delete("docs", ["bread.md"])
+    after = asyncio.create_task(retrieval.search("docs", "bread", 3))
+    await asyncio.sleep(0)
+    embedder.gate.set()
+    assert "bread.md" in [hit.document for hit in await before]
+    assert "bread.md" not in [hit.document for hit in await after]
+
+
+async def test_queries_are_answered_while_documents_are_ingested(retrieval: Retrieval, embedder: Watched) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    answered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    stage = threading.Event()
+
+    def hold(what: str, done: int, total: int) -> None:
+        if (what, done) == ("embed", 32):
+            stage.set()
+            asyncio.run_coroutine_threadsafe(answered.wait(), loop).result(20)
+
+    ingesting = asyncio.create_task(retrieval.ingest("docs", [Document(str(n), f"text {n}") for n in range(99)], hold))
+    await until(stage)
+    assert len(await retrieval.search("docs", "bread", 100)) == 3
+    answered.set()
+    await ingesting
+    assert len(await retrieval.search("docs", "bread", 1000)) == 102
+
+
+async def test_another_process_that_commits_is_noticed(retrieval: Retrieval, tmp_path: Path) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    assert len(await retrieval.search("docs", "news", 10)) == 3
+    program = (
+        "import asyncio, sys; from flowserve.retrieval import *; from flowserve.retrieval.embed import HashEmbedder\n"
+        "asyncio.run(Retrieval(sys.argv[1], HashEmbedder(64)).ingest('docs', [Document('new', 'news today')]))"
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program, str(tmp_path / "indexes")], check=True)
+    assert (await retrieval.search("docs", "news today", 1))[0].document == "new"
+
+
+async def test_another_embedder_is_refused_with_both_names(retrieval: Retrieval, tmp_path: Path) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(128))
+    for attempt in (other.search("docs", "x", 1), other.ingest("docs", [Document("a", "b")])):
+        with pytest.raises(RetrievalError, match="built with embedder 'hash-64'.* embeds with 'hash-128'"):
+            await attempt
+    await other.close()
+    assert retrieval.info("docs").generation == 1
+
+
+class Changed(HashEmbedder):
+    """Another model under the old name."""
+
+    @property
+    def name(self) -> str:
+        return "hash-64"
+
+
+async def test_an_embedder_of_the_same_name_but_another_width_is_refused(retrieval: Retrieval, tmp_path: Path) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    other = Retrieval(tmp_path / "indexes", Changed(128))
+    with pytest.raises(
+        RetrievalError, match=r"\(64 dimensions\), this service embeds with 'hash-64' \(128 dimensions\)"
+    ):
+        await other.search("docs", "x", 1)
+    await other.close()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "a b", "x" * 65, "a\n", "ä", "a\0", "~"])
+async def test_names_that_could_be_paths_are_refused(retrieval: Retrieval, name: str) -> None:
+    for attempt in (retrieval.search(name, "q", 1), retrieval.ingest(name, DOCUMENTS), retrieval.delete(name, [])):
+        with pytest.raises(InputError, match="not a name for an index"):
+            await attempt
+    with pytest.raises(InputError):
+        retrieval.info(name)
+
+
+async def test_unknown_indexes_are_named_with_the_known_ones(retrieval: Retrieval, tmp_path: Path) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    for attempt in (retrieval.search("dox", "q", 1), retrieval.delete("dox", ["a"])):
+        with pytest.raises(UnknownName, match="no index 'dox'; known: docs"):
+            await attempt
+    with pytest.raises(UnknownName):
+        retrieval.info("dox")
+    assert not (tmp_path / "indexes" / "dox").exists()
+
+
+@pytest.mark.parametrize(
+    "query, k, error",
+    [("", 1, InputError), (" ", 1, InputError), ("q", 0, InputError), ("q", 1001, InputError), ("q", True, InputError)]
+    + [("\ud800", 1, InputError), ("x" * 200_000, 1, TooLarge)],
+)
+async def test_impossible_queries_are_refused(retrieval: Retrieval, query: str, k: int, error: type[Exception]) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(error):
+        await retrieval.search("docs", query, k)
+
+
+@pytest.mark.parametrize(
+    "documents, message",
+    [
+        ([Document("", "x")], "not an id"),
+        ([Document("a\nb", "x")], "not an id"),
+        ([Document("x" * 600, "x")], "not an id"),
+        ([Document("a", "x"), Document("a", "y")], "given twice"),
+        ([Document("a", "x\ud800")], "surrogate"),
+    ],
+)
+async def test_impossible_documents_are_refused(retrieval: Retrieval, documents: list[Document], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        await retrieval.ingest("docs", documents)
+    assert retrieval.names() == []
+
+
+async def test_a_damaged_index_is_an_error_and_the_others_go_on(retrieval: Retrieval, tmp_path: Path) -> None:
+    await retrieval.ingest("good", DOCUMENTS)
+    await retrieval.ingest("bad", DOCUMENTS)
+    (tmp_path / "indexes" / "bad" / "gen-00000001" / "vectors.f32").write_bytes(b"torn")
+    fresh = Retrieval(tmp_path / "indexes", HashEmbedder(64))
+    with pytest.raises(StoreError, match=r"vectors\.f32' cannot be trusted"):
+        await fresh.search("bad", "bread", 1)
+    with pytest.raises(StoreError, match=r"vectors\.f32' cannot be trusted"):
+        await fresh.ingest("bad", [Document("a", "b")])
+    assert (await fresh.search("good", "bread", 1))[0].document == "bread.md"
+    assert fresh.names() == ["bad", "good"]
+    await fresh.close()
+
+
+class Broken(HashEmbedder):
+    def __init__(self, what: str) -> None:
+        super().__init__(64)
+        self.what = what
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = super().embed(texts)
+        return {"nan": vectors * np.float32("nan"), "long": vectors * 2, "short": vectors[:-1]}[self.what]
+
+
+@pytest.mark.parametrize("what", ["nan", "long", "short"])
+async def test_an_embedder_that_breaks_its_word_spoils_no_index(tmp_path: Path, what: str) -> None:
+    retrieval = Retrieval(tmp_path, Broken(what))
+    with pytest.raises(RetrievalError, match="embedder 'hash-64' returned"):
+        await retrieval.ingest("docs", DOCUMENTS)
+    assert retrieval.names() == []
+    await retrieval.close()
+
+
+async def test_embedding_gives_one_row_per_text(retrieval: Retrieval, embedder: Watched) -> None:
+    texts = [f"text {number}" for number in range(40)] + ["text 0"]
+    assert np.array_equal(await retrieval.embed(texts), HashEmbedder(64).embed(texts))
+    assert (await retrieval.embed([])).shape == (0, 64)
+    assert max(map(len, embedder.batches)) <= 32
+
+
+async def test_too_many_waiting_searches_and_ingestions_are_refused(tmp_path: Path, embedder: Watched) -> None:
+    retrieval = Retrieval(tmp_path, embedder, limits=Limits(waiting_queries=3, waiting_writes=2))
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.entered.clear()
+    embedder.gate.clear()
+    writes = [asyncio.create_task(retrieval.ingest("docs", [Document(f"w{n}", f"new {n}")])) for n in range(2)]
+    await until(embedder.entered)
+    with pytest.raises(Overloaded):
+        await retrieval.delete("docs", ["tiny.md"])
+    tasks = [asyncio.create_task(retrieval.search("docs", f"query {n}", 1)) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await retrieval.search("docs", "one more", 1)
+    assert caught.value.retry_after_s > 0
+    embedder.gate.set()
+    await asyncio.gather(*tasks, *writes)
+    await retrieval.search("docs", "one more", 1)
+    await retrieval.close()
+
+
+async def test_an_ingestion_whose_caller_leaves_stops_and_changes_nothing(
+    retrieval: Retrieval, embedder: Watched
+) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.entered.clear()
+    embedder.gate.clear()
+    task = asyncio.create_task(retrieval.ingest("docs", [Document(str(n), f"text {n}") for n in range(99)]))
+    await until(embedder.entered)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    embedder.gate.set()
+    assert (await retrieval.ingest("docs", [Document("after", "after")])).passages == 4
+
+
+async def test_closing_ends_waiting_searches_and_refuses_new_ones(tmp_path: Path, embedder: Watched) -> None:
+    retrieval = Retrieval(tmp_path, embedder)
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.entered.clear()
+    embedder.gate.clear()
+    running = asyncio.create_task(retrieval.search("docs", "paris", 1))
+    await until(embedder.entered)
+    threading.Timer(0, embedder.gate.set).start()
+    await retrieval.close()
+    await retrieval.close()
+    with pytest.raises(RetrievalError, match="closed"):
+        await running
+    for attempt in (retrieval.search("docs", "q", 1), retrieval.ingest("docs", []), retrieval.embed(["a"])):
+        with pytest.raises(RetrievalError, match="closed"):
+            await attempt
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowserve-")]
+
+
+async def test_indexes_that_are_not_held_in_memory_are_read_again(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), limits=Limits(open_indexes=2))
+    for name in ("a", "b", "c"):
+        await retrieval.ingest(name, [Document(name, f"text {name}")])
+    for name in ("a", "b", "c", "a"):
+        assert (await retrieval.search(name, "text", 1))[0].document == name
+        assert len(retrieval._opened) <= 2
+    await retrieval.close()
+
+
+def test_it_may_be_used_from_one_event_loop_after_another(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), splitting=Splitting(5, 1))
+    asyncio.run(retrieval.ingest("docs", DOCUMENTS))
+    for _ in range(2):
+        assert len(asyncio.run(retrieval.search("docs", "paris", 2))) == 2
+    asyncio.run(retrieval.close())
