@@ -18,7 +18,6 @@ from flowserve.engines.base import Engine
 from flowserve.errors import ConfigError, UnknownName
 from flowserve.graphs.workflow import Workflow
 from flowserve.retrieval.protocols import RetrievalService
-from flowserve.runtime.driver import Recorder
 from flowserve.runtime.runner import Runtime
 
 DEFAULT_INDEXES = Path(".flowserve/indexes")
@@ -91,11 +90,11 @@ def make_retrieval(settings: Settings) -> RetrievalService:
 
 
 def make_runtime(
-    settings: Settings, workflows: Iterable[Workflow[..., Any]] = (), record: Recorder | None = None
+    settings: Settings, workflows: Iterable[Workflow[..., Any]] = (), log_line: Callable[[str], object] | None = None
 ) -> Runtime:
     """A runtime, not yet started, that serves `workflows`. Raises GraphError, ConfigError, UnknownName."""
     runtime = Runtime(
-        [make_engine(settings)], retrieval=make_retrieval(settings), config=settings.runtime, record=record
+        [make_engine(settings)], retrieval=make_retrieval(settings), config=settings.runtime, log_line=log_line
     )
     for workflow in workflows:
         runtime.register(workflow.program)

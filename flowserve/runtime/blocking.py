@@ -78,7 +78,7 @@ class BlockingRunner:
 
     async def arun(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> Any:
         """`run` for async code, on any event loop. Cancelling it cancels the run."""
-        handle = await self._elsewhere(self._submit(program, inputs, options))
+        handle = await self._submitted(program, inputs, options)
         run = handle._run
         try:
             return await self._elsewhere(run.result())
@@ -100,7 +100,7 @@ class BlockingRunner:
 
     async def astream(self, program: Program, inputs: Mapping[str, Any], **options: Any) -> AsyncIterator[RunEvent]:
         """`stream` for async code, on any event loop."""
-        handle = await self._elsewhere(self._submit(program, inputs, options))
+        handle = await self._submitted(program, inputs, options)
         events = handle._run.events()
         try:
             while (event := await self._elsewhere(_next(events))) is not None:
@@ -164,6 +164,16 @@ class BlockingRunner:
         """Await something of the runtime's loop on the caller's."""
         started = await asyncio.to_thread(self._start)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, started))
+
+    async def _submitted(self, program: Program, inputs: Mapping[str, Any], options: dict[str, Any]) -> Handle:
+        """A run started from the caller's loop. If the caller is cancelled meanwhile, so is the run that may come of it."""
+        started = await asyncio.to_thread(self._start)
+        future = asyncio.run_coroutine_threadsafe(self._submit(program, inputs, options), started)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda done: None if done.exception() else done.result()._run.cancel())
+            raise
 
     async def _submit(self, program: Program, inputs: Mapping[str, Any], options: dict[str, Any]) -> Handle:
         assert self._runtime is not None

@@ -17,13 +17,14 @@ from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.commands import Role, Status
 from flowserve.core.config import Config
+from flowserve.core.log import LogWriter
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
 from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
 from flowserve.graphs.plan import Kind
-from flowserve.ids import FrameId, RunId, Seconds
+from flowserve.ids import FrameId, RunId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, local
 from flowserve.runtime.cache import ResultCache
@@ -40,7 +41,6 @@ log = logging.getLogger("flowserve.runtime")
 DRAIN_BUDGET = 256
 """Events handled before the loop gets a turn: a plan of thousands of pure nodes must not freeze a server."""
 
-Recorder = Callable[[Seconds, e.Event], None]
 
 
 class Driver:
@@ -53,7 +53,7 @@ class Driver:
         config: RuntimeConfig,
         clock: Clock,
         ended: Callable[[Run], None],
-        record: Recorder | None,
+        log_line: Callable[[str], object] | None,
     ) -> None:
         self.engines = {engine.id: engine for engine in engines}
         self.live: dict[RunId, Run] = {}
@@ -65,9 +65,9 @@ class Driver:
                 search_window=config.search_window,
             )
         )
+        self._log = LogWriter(log_line, self.state.config) if log_line is not None else None
         self._clock = clock
         self._ended = ended
-        self._record = record
         self._threads = Threads(config.tool_window)
         self._executor = Executor(self.engines, retrieval, self._threads, self._delta)
         self._cache = ResultCache(config.cache_entries)
@@ -92,8 +92,8 @@ class Driver:
                 if not self._queue:
                     break
                 event, now = self._queue.popleft(), self._clock.now()
-                if self._record is not None:
-                    self._record(now, event)
+                if self._log is not None:
+                    self._log.record(now, event)
                 try:
                     for command in step(self.state, event, now):
                         _COMMANDS[type(command)](self, command)

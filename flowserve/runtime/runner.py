@@ -4,7 +4,7 @@ The work is done by `driver.Driver`; this file is the part of the runtime that c
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flowserve.clock import Clock, SystemClock
@@ -18,7 +18,7 @@ from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
 from flowserve.ids import EngineId, RunId
 from flowserve.retrieval.protocols import RetrievalService
-from flowserve.runtime.driver import Driver, Recorder
+from flowserve.runtime.driver import Driver
 from flowserve.runtime.history import History
 from flowserve.runtime.prompts import RawCall, check_overrides, offered
 from flowserve.runtime.raw import raw_program
@@ -37,13 +37,14 @@ class Runtime:
         retrieval: RetrievalService | None = None,
         config: RuntimeConfig | None = None,
         clock: Clock | None = None,
-        record: Recorder | None = None,
+        log_line: Callable[[str], object] | None = None,
     ) -> None:
+        """`log_line` gets the scheduler's events, a JSON line each, for replay (`core.log`); it holds no prompt or answer."""
         self.config = config or RuntimeConfig()
         self.clock: Clock = clock or SystemClock()
         self.retrieval = retrieval
         self.history = History(self.config.kept_runs, self.config.kept_events)
-        self._driver = Driver(engines, retrieval, self.config, self.clock, self.history.add, record)
+        self._driver = Driver(engines, retrieval, self.config, self.clock, self.history.add, log_line)
         self._programs: dict[str, Program] = {}
         self._started = False
         self._closed = False

@@ -1,0 +1,205 @@
+"""The command line. Results go to stdout, progress and messages to stderr.
+
+Exit codes: 0 ok, 1 the run or the check failed, 2 wrong usage. Each command imports what it needs when it
+is called, so that `flowserve --help` is quick. The commands' bodies stand in the files beside this one.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flowserve.assemble import Settings
+
+app = typer.Typer(
+    name="flowserve",
+    help="The application server for LLM workflows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure FlowServe on this machine; --json OUT writes one object.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Engine = Annotated[str, typer.Option(help="hf (embedded transformers) or fake (scripted answers)")]
+Model = Annotated[str, typer.Option(help="folder or hub name; demo, demo-arithmetic: FlowServe's own")]
+Indexes = Annotated[Path, typer.Option(help="folder of the indexes")]
+Embedder = Annotated[str, typer.Option(help="minilm, hash, or a sentence-transformers folder or hub name")]
+Json = Annotated[Path | None, typer.Option("--json", help="write the result object to this file")]
+INDEXES = Path(".flowserve/indexes")
+
+
+@app.command()
+def serve(
+    file: Annotated[Path, typer.Argument(help="Python file that declares workflows")],
+    engine: Engine = "hf",
+    model: Model = "demo",
+    indexes: Indexes = INDEXES,
+    embedder: Embedder = "minilm",
+    host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
+    port: int = 8400,
+    policy: Annotated[str, typer.Option(help="who goes first: critical_path or fcfs")] = "critical_path",
+    insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
+    record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
+) -> None:
+    """Serve the workflows of FILE over REST and as OpenAI models."""
+    from flowserve.cli import serving
+
+    serving.serve(file, _settings(engine, model, indexes, embedder, policy), host, port, insecure, record)
+
+
+@app.command()
+def run(
+    target: Annotated[str, typer.Argument(help="FILE:WORKFLOW; the name may be left out where there is one")],
+    input: Annotated[str, typer.Option(help="arguments as a JSON object, @FILE, or - for stdin")] = "{}",
+    engine: Engine = "hf",
+    model: Model = "demo",
+    indexes: Indexes = INDEXES,
+    embedder: Embedder = "minilm",
+    seed: Annotated[int | None, typer.Option(help="seed of every sampled node")] = None,
+    timeout: Annotated[float | None, typer.Option(help="seconds for the whole run")] = None,
+) -> None:
+    """Run a workflow once: progress of its nodes on stderr, the result as JSON on stdout."""
+    from flowserve.cli import running
+
+    raise typer.Exit(running.run(target, input, _settings(engine, model, indexes, embedder), seed, timeout))
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="Python file that declares workflows")]) -> None:
+    """Compile every workflow of FILE: all errors at once, then hints."""
+    from flowserve.cli import checking
+
+    raise typer.Exit(checking.check(file))
+
+
+@app.command()
+def draw(
+    target: Annotated[str, typer.Argument(help="FILE:WORKFLOW; the name may be left out where there is one")],
+    format: Annotated[str, typer.Option(help="mermaid, svg or json")] = "mermaid",
+    out: Annotated[Path | None, typer.Option(help="write here instead of stdout")] = None,
+) -> None:
+    """Draw a workflow's graph."""
+    from flowserve.cli import checking
+
+    text = checking.drawn(target, format)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def ingest(
+    path: Annotated[Path, typer.Argument(help="file or folder: text, Markdown, HTML, PDF")],
+    index: Annotated[str, typer.Option(help="name of the index; made when new")],
+    indexes: Indexes = INDEXES,
+    embedder: Embedder = "minilm",
+) -> None:
+    """Add documents to an index; what is there already is replaced, what is unchanged is left alone."""
+    from flowserve.cli import indexing
+
+    indexing.ingest(path, index, _settings("fake", "", indexes, embedder))
+
+
+@app.command()
+def search(
+    index: str,
+    query: str,
+    k: Annotated[int, typer.Option("-k", help="hits")] = 5,
+    indexes: Indexes = INDEXES,
+    embedder: Embedder = "minilm",
+    json_lines: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
+) -> None:
+    """Search an index."""
+    from flowserve.cli import indexing
+
+    indexing.search(index, query, k, _settings("fake", "", indexes, embedder), json_lines)
+
+
+@app.command()
+def demo(
+    model: Model = "demo",
+    port: int = 8400,
+    once: Annotated[bool, typer.Option(help="answer one question and end")] = False,
+    question: Annotated[str | None, typer.Option(help="instead of the prepared one")] = None,
+) -> None:
+    """Ingest the sample documents, start the server, ask a question, keep serving."""
+    from flowserve.cli import demonstration
+
+    raise typer.Exit(demonstration.demo(model, port, once, question))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from flowserve import __version__
+
+    print(__version__)
+
+
+@bench.command("core")
+def bench_core(json: Json = None, quick: Annotated[bool, typer.Option(help="fewer sizes and repeats")] = False) -> None:
+    """Microseconds per event and bytes per live node of the scheduler."""
+    from flowserve.cli import benching
+
+    benching.core(json, quick)
+
+
+@bench.command("retrieval")
+def bench_retrieval(
+    data: Annotated[Path, typer.Option(help="JSON lines with question, answers, passages", envvar="FLOWSERVE_DATA")],
+    json: Json = None,
+    embedder: Embedder = "minilm",
+    url: Annotated[str | None, typer.Option(help="also ask this running server and compare the hits")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first so many questions")] = None,
+) -> None:
+    """Recall@k of passages that contain an answer, and embedding and search throughput."""
+    from flowserve.cli import benching
+
+    benching.retrieval(data, json, embedder, url, limit)
+
+
+@bench.command("demo")
+def bench_demo(
+    json: Json = None,
+    url: Annotated[str, typer.Option(help="a running `flowserve demo`")] = "http://127.0.0.1:8400",
+    limit: Annotated[int | None, typer.Option(help="only the first so many questions")] = None,
+) -> None:
+    """The held-back questions of the demo language through a running server: accuracy by kind."""
+    from flowserve.cli import benching
+
+    benching.demo(json, url, limit)
+
+
+@bench.command("load")
+def bench_load(
+    json: Json = None,
+    url: Annotated[str, typer.Option(help="a running `flowserve demo`, on this machine")] = "http://127.0.0.1:8400",
+    clients: int = 64,
+    seconds: float = 60.0,
+) -> None:
+    """Concurrent clients that ask the demo's questions and sometimes leave: errors, rates, memory."""
+    from flowserve.cli import benching
+
+    benching.load(json, url, clients, seconds)
+
+
+def _settings(engine: str, model: str, indexes: Path, embedder: str, policy: str = "critical_path") -> "Settings":
+    from flowserve.assemble import Settings
+    from flowserve.config import RuntimeConfig
+
+    return Settings(engine, model, indexes, embedder, runtime=RuntimeConfig(policy=policy))
+
+
+def main() -> None:
+    """Entry point of the `flowserve` command: errors of ours are one message, not a traceback."""
+    from flowserve.errors import FlowServeError, RunError
+
+    try:
+        app()
+    except FlowServeError as error:
+        print(f"flowserve: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, RunError) else 2)

@@ -1,0 +1,45 @@
+"""`flowserve bench ...`: run a measurement, show a short table, write the record."""
+
+from pathlib import Path
+
+from flowserve.bench import report
+from flowserve.cli.targets import say
+from flowserve.errors import ConfigError
+
+
+def core(out: Path | None, quick: bool) -> None:
+    from flowserve.bench import core as bench
+
+    results = bench.run(quick=quick)
+    report.write("flowserve bench core", results, bench.SEED, out)
+
+
+def retrieval(data: Path, out: Path | None, embedder: str, url: str | None, limit: int | None) -> None:
+    from flowserve.bench import retrieval as bench
+
+    results = bench.run(_questions(data), embedder=embedder, url=url, limit=limit)
+    report.write("flowserve bench retrieval", results, 0, out)
+
+
+def demo(out: Path | None, url: str, limit: int | None) -> None:
+    from flowserve.bench import demo as bench
+
+    results = bench.run(url, limit)
+    for item in results["wrong"]:
+        say(f"wrong: {item['question']}\n  expected {item['expected']}\n  came     {item['came']}")
+    report.write("flowserve bench demo", results, 0, out)
+
+
+def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
+    from flowserve.bench import load as bench
+
+    report.write("flowserve bench load", bench.run(url, clients, seconds), 0, out)
+
+
+def _questions(data: Path) -> Path:
+    """The file itself, or the MuSiQue file of a data folder."""
+    if data.is_dir():
+        data = data / "rag" / "musique.dev.jsonl"
+    if not data.is_file():
+        raise ConfigError(f"--data: expected a JSON-lines file of questions; there is none at {data}")
+    return data

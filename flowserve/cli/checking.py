@@ -1,0 +1,38 @@
+"""`flowserve check` and `flowserve draw`: what is wrong with a workflow, what could be better, what it looks like."""
+
+import json
+from pathlib import Path
+
+from flowserve.assemble import load_workflows
+from flowserve.cli.targets import find_workflow, say
+from flowserve.errors import ConfigError, GraphError
+from flowserve.graphs.codec import to_spec
+from flowserve.graphs.draw import Drawing
+
+
+def check(file: Path) -> int:
+    """1 if any workflow of the file is wrong. All problems of all workflows are shown."""
+    wrong = 0
+    for workflow in load_workflows(file):
+        try:
+            plan = workflow.program.plan
+        except GraphError as error:
+            wrong += 1
+            say(str(error))
+            continue
+        print(f"{workflow.name}: ok, {len(plan.nodes)} nodes, version {plan.digest[:12]}")
+        for hint in workflow.check():
+            print(f"  hint: {hint}")
+    return 1 if wrong else 0
+
+
+def drawn(target: str, format: str) -> str:
+    """The picture as text."""
+    program = find_workflow(target).program
+    if format == "mermaid":
+        return Drawing(program.plan).mermaid
+    if format == "svg":
+        return Drawing(program.plan).svg
+    if format == "json":
+        return json.dumps(to_spec(program), indent=2, ensure_ascii=False)
+    raise ConfigError(f"--format: expected mermaid, svg or json; got {format!r}")

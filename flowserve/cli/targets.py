@@ -1,0 +1,41 @@
+"""`FILE:WORKFLOW` on the command line, and a runtime for the length of one command."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from flowserve.assemble import Settings, load_workflows, make_runtime
+from flowserve.errors import ConfigError, UnknownName
+from flowserve.graphs.workflow import Workflow
+from flowserve.runtime.runner import Runtime
+
+
+def find_workflow(target: str) -> Workflow[..., Any]:
+    """The workflow that `FILE:NAME` means; the name may be left out where the file has only one."""
+    file, _, name = target.rpartition(":") if ":" in target and not Path(target).exists() else (target, "", "")
+    workflows = {workflow.name: workflow for workflow in load_workflows(Path(file))}
+    if not name:
+        if len(workflows) > 1:
+            raise ConfigError(f"{file} has several workflows ({', '.join(workflows)}); say {file}:NAME")
+        return next(iter(workflows.values()))
+    if name not in workflows:
+        raise UnknownName("workflow", name, list(workflows))
+    return workflows[name]
+
+
+@asynccontextmanager
+async def running(settings: Settings, *workflows: Workflow[..., Any]) -> AsyncIterator[Runtime]:
+    """A started runtime, closed at the end."""
+    runtime = make_runtime(settings, workflows)
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.aclose()
+
+
+def say(text: str) -> None:
+    """A message to the person, beside the result."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,124 @@
+"""The command line as a user meets it: output, exit codes, messages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+WRONG = """
+import flowserve as fs
+from pydantic import BaseModel
+
+class Answer(BaseModel):
+    text: str
+
+@fs.llm()
+def answer(question: str, n: int) -> Answer:
+    fs.prompt("{{ question }} {{ nn }}")
+
+@fs.workflow()
+def wrong(question: str) -> int:
+    first = answer(question, question)
+    return answer(first.tekst, 1)
+
+@fs.workflow()
+def endless(question: str) -> Answer:
+    return fs.loop(lambda a: answer(a.text, 1), answer(question, 1), until=lambda a: a.text == "x")
+"""
+
+
+def flowserve(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from flowserve.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, input=stdin, timeout=120, check=False)
+
+
+def test_help_names_every_command() -> None:
+    out = flowserve("--help").stdout
+    for command in ("serve", "run", "check", "draw", "ingest", "search", "demo", "bench", "version"):
+        assert command in out
+
+
+def test_check_shows_all_errors_of_all_workflows_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "app.py"
+    file.write_text(WRONG)
+    done = flowserve("check", str(file))
+    assert done.returncode == 1
+    shown = done.stderr
+    assert "Traceback" not in shown
+    for part in ("'wrong'", "{{ nn }}", "argument 'n' of type int", "tekst", "'endless'", "max_iters"):
+        assert part in shown, part
+    assert len(shown.splitlines()) < 24
+
+
+def test_check_says_ok_with_the_version() -> None:
+    done = flowserve("check", str(EXAMPLES / "rag.py"))
+    assert done.returncode == 0
+    assert done.stdout.startswith("rag: ok")
+
+
+def test_run_prints_the_result_as_json_and_the_nodes_beside_it() -> None:
+    target = f"{EXAMPLES / 'branch_and_loop.py'}:essay"
+    done = flowserve("run", target, "--input", '{"topic": "tides", "strict": false}', "--engine", "fake")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"text", "score"}
+    assert "completed write" in done.stderr
+
+
+def test_run_reads_its_input_from_stdin_and_files(tmp_path: Path) -> None:
+    text = json.dumps({"topic": "tides", "strict": False})
+    file = tmp_path / "input.json"
+    file.write_text(text)
+    target = str(EXAMPLES / "branch_and_loop.py")
+    first = flowserve("run", target, "--input", "-", "--engine", "fake", stdin=text)
+    second = flowserve("run", target, "--input", f"@{file}", "--engine", "fake")
+    assert first.returncode == second.returncode == 0
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("run", "no/such/file.py"), 2, "there is no such file"),
+        (("run", f"{EXAMPLES / 'rag.py'}:other"), 2, "there is no workflow 'other'; known: rag"),
+        (("run", str(EXAMPLES / "rag.py"), "--input", "{"), 2, "expected a JSON object"),
+        (("run", str(EXAMPLES / "rag.py"), "--engine", "fake", "--input", '{"q": 1}'), 2, "/question: is required"),
+        (("run", str(EXAMPLES / "rag.py"), "--engine", "nope"), 2, "there is no engine 'nope'; known: fake, hf"),
+        (("draw", str(EXAMPLES / "rag.py"), "--format", "gif"), 2, "expected mermaid, svg or json"),
+        (("search", "nothing", "x", "--embedder", "hash"), 2, "nothing"),
+    ],
+)
+def test_mistakes_are_one_message_without_a_traceback(
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
+) -> None:
+    done = flowserve(*arguments, cwd=tmp_path)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code
+
+
+def test_draw_writes_mermaid_svg_and_a_spec_without_code(tmp_path: Path) -> None:
+    target = str(EXAMPLES / "map_reduce.py")
+    assert flowserve("draw", target).stdout.startswith("flowchart")
+    assert flowserve("draw", target, "--format", "svg", "--out", str(tmp_path / "x.svg")).returncode == 0
+    assert (tmp_path / "x.svg").read_text().startswith("<svg")
+    spec = json.loads(flowserve("draw", target, "--format", "json").stdout)
+    assert spec["apiVersion"] == "flowserve/v1"
+    assert "def split" not in json.dumps(spec)
+
+
+def test_what_is_ingested_is_found(tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "tides.md").write_text("The tide follows the moon.")
+    (documents / "bread.txt").write_text("Bread needs yeast.")
+    common = ("--indexes", str(tmp_path / "indexes"), "--embedder", "hash")
+    done = flowserve("ingest", str(documents), "--index", "notes", *common)
+    assert done.returncode == 0, done.stderr
+    assert "2 documents" in done.stdout
+    hits = flowserve("search", "notes", "moon and tide", "-k", "1", "--json", *common)
+    assert json.loads(hits.stdout)["document"] == "tides.md"

@@ -1,0 +1,83 @@
+"""Every example runs on the scripted engine; what each shows is asserted."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import flowserve as fs
+from flowserve.assemble import load_workflows
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_compiles_and_says_what_it_shows(file: Path) -> None:
+    (workflow,) = load_workflows(file)
+    assert workflow.program.plan.nodes
+    assert (load(file.stem).__doc__ or "").strip()
+
+
+def test_rag_answers_from_the_passages_it_found() -> None:
+    example = load("rag")
+    texts = ["Krekol is led by Mudi.", "Bread needs yeast."]
+    with fs.testing.engine(replies={"answer": "Krekol is led by Mudi."}, indexes={"handbook": texts}) as session:
+        assert example.rag.run("Who leads Krekol?") == "Krekol is led by Mudi."
+    assert "Krekol is led by Mudi.\n" in [segment.text for segment in session.calls[0].segments]
+
+
+def test_map_reduce_summarises_each_part_and_merges_in_order() -> None:
+    example = load("map_reduce")
+    text = " ".join(f"word{i}" for i in range(2000))
+    summaries = ["first", "second", "third"]
+    with fs.testing.engine(replies={"summarise": summaries, "combine": lambda call: call.prompt_text}) as session:
+        result = example.summary.run(text)
+    assert sorted(call.meta["node"] for call in session.calls) == ["combine", *["summarise"] * 3]
+    assert "- first\n- second\n- third" in result
+
+
+def test_the_agent_searches_calculates_and_answers() -> None:
+    example = load("agent")
+    steps: list[Any] = [
+        [
+            {"tool": "search", "arguments": {"query": "what is FlowServe"}},
+            {"tool": "calculate", "arguments": {"expression": "6 * 7"}},
+        ],
+        {"answer": {"text": "It schedules workflows; 42.", "sources": ["flowserve"]}},
+    ]
+    with fs.testing.engine(replies={"researcher": steps}) as session:
+        finding = example.research.run("explain and compute")
+    assert finding == example.Finding(text="It schedules workflows; 42.", sources=["flowserve"])
+    assert "schedules whole workflows" in session.calls[1].prompt_text
+    assert "42.0" in session.calls[1].prompt_text
+
+
+def test_self_consistency_takes_the_majority_and_stops_early() -> None:
+    example = load("self_consistency")
+
+    def sample(call: Any) -> dict[str, str]:
+        return {"reasoning": "17 + 25 = 42; 42 - 8 = 34", "final": "34"}
+
+    with fs.testing.engine(replies={"solve": sample}) as session:
+        assert example.reason.run("Compute 17 + 25 - 8.") == "34"
+    assert len(session.calls) <= 16
+
+
+@pytest.mark.parametrize(("strict", "calls"), [(False, 1), (True, 3)])
+def test_the_essay_is_improved_only_when_asked_to_be_strict(strict: bool, calls: int) -> None:
+    example = load("branch_and_loop")
+    drafts = [example.Draft(text=f"draft {i}", score=score) for i, score in enumerate((4, 6, 8))]
+    with fs.testing.engine(replies={"write": drafts[0], "improve": drafts[1:]}) as session:
+        result = example.essay.run("tides", strict)
+    assert len(session.calls) == calls
+    assert result == drafts[calls - 1]
