@@ -38,6 +38,7 @@ class Settings:
     max_batch: int = 32
     """Sequences that the embedded engine decodes at once."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """How much is taken on and how it is ordered."""
 
 
 def settings_from_environment() -> Settings:

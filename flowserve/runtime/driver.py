@@ -24,7 +24,7 @@ from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
 from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
 from flowserve.graphs.plan import Kind
-from flowserve.ids import FrameId, RunId
+from flowserve.ids import FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, local
 from flowserve.runtime.cache import ResultCache
@@ -40,7 +40,6 @@ log = logging.getLogger("flowserve.runtime")
 
 DRAIN_BUDGET = 256
 """Events handled before the loop gets a turn: a plan of thousands of pure nodes must not freeze a server."""
-
 
 
 class Driver:
@@ -94,33 +93,38 @@ class Driver:
                 event, now = self._queue.popleft(), self._clock.now()
                 if self._log is not None:
                     self._log.record(now, event)
-                try:
-                    for command in step(self.state, event, now):
-                        _COMMANDS[type(command)](self, command)
-                except Exception as error:  # noqa: BLE001  # our own mistake must end one run, not all
-                    self._broken(event, error)
+                self._handle(event, now)
         finally:
             self._draining = False
         if self._queue:
             self._loop().call_soon(self._resume)
 
-    def _broken(self, event: e.Event, error: Exception) -> None:
-        """An event could not be handled: that is a defect of ours. Its run fails and tells the story; the others go on."""
-        run = self.live.get(getattr(event, "run", RunId("")))
-        if run is None:
-            log.exception("event %r could not be handled", event, exc_info=error)
+    def _handle(self, event: e.Event, now: Seconds) -> None:
+        try:
+            commands = step(self.state, event, now)
+        except Exception as error:  # noqa: BLE001  # our own mistake must end one run, not all
+            self._broken(event, error)
             return
-        made = error if isinstance(error, InternalError) else self._internal(run, error)
-        log.error("run %s: event %r could not be handled", run.id, event, exc_info=made)
-        again = run.broken is not None
-        run.broken = run.broken or made
-        if again:
-            self._finish(run, Status.FAILED, error=run.broken)
-        else:
+        for command in commands:
+            try:
+                _COMMANDS[type(command)](self, command)
+            except Exception as error:  # noqa: BLE001  # as above; the other commands may be about other runs
+                self._broken(command, error)
+        if isinstance(event, e.CancelRequested):
+            run = self.live.get(event.run)
+            if run is not None and run.broken is not None:  # the scheduler had done with it before it broke
+                self._finish(run, Status.FAILED, error=run.broken)
+
+    def _broken(self, item: e.Event | c.Command, error: Exception) -> None:
+        """Something could not be handled: a defect of ours. Its run fails and tells the story; the others go on."""
+        log.error("%r could not be handled", item, exc_info=error)
+        run = self.live.get(getattr(item, "run", RunId("")))
+        if run is not None and run.broken is None:
+            run.broken = error if isinstance(error, InternalError) else self._internal(run, error)
             self._queue.append(e.CancelRequested(run.id, "internal error"))
 
     def _loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that the runtime was first used on."""
+        """The loop that the runtime was first used on; tools report progress to it from their threads."""
         if self._own_loop is None:
             self._own_loop = asyncio.get_running_loop()
         return self._own_loop
@@ -128,6 +132,11 @@ class Driver:
     def _resume(self) -> None:
         if self._queue and not self._draining:
             self._drain()
+
+    def announce(self, engine: Engine) -> None:
+        """Tell the scheduler how an engine is: up or not, what it serves, how many calls it wants."""
+        status = engine.status()
+        self.post(e.EngineChanged(engine.id, status.up, (*engine.capabilities.models, ""), status.window))
 
     async def close(self) -> None:
         """Stop every job and wait for it."""
@@ -165,6 +174,9 @@ class Driver:
 
     def _complete(self, command: c.Complete) -> None:
         run = self.live[command.run]
+        if run.broken is not None:
+            self._finish(run, Status.FAILED, error=run.broken)
+            return
         try:
             value = run.frames[FrameId(0)].result()
             shown = run.program.dump(value)
@@ -370,6 +382,8 @@ class Driver:
         if task.attempt == command.attempt:
             task.job = None
         self.post(event)
+        if isinstance(event, e.TaskFailed) and event.code is e.Code.ENGINE_LOST and command.engine is not None:
+            self.announce(self.engines[command.engine])
 
     def _internal(self, run: Run, error: Exception) -> InternalError:
         made = InternalError(f"{type(error).__name__}: {error}", story(self.state, run.id))

@@ -16,7 +16,7 @@ from flowserve.errors import InputError, Overloaded, UnknownName
 from flowserve.graphs.plan import ToolSpec
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
-from flowserve.ids import EngineId, RunId
+from flowserve.ids import RunId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.driver import Driver
 from flowserve.runtime.history import History
@@ -56,16 +56,11 @@ class Runtime:
         try:
             for engine in self._driver.engines.values():
                 await engine.start()
-                self._announce(engine)
+                self._driver.announce(engine)
         except BaseException:
             await self.aclose()
             raise
         self._started = True
-
-    def _announce(self, engine: Engine) -> None:
-        status = engine.status()
-        models = (*engine.capabilities.models, "")
-        self._driver.post(e.EngineChanged(EngineId(engine.id), status.up, models, status.window))
 
     async def aclose(self) -> None:
         """Cancel what runs, wait for it to stop, close engines and indexes. Idempotent."""

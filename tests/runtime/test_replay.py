@@ -1,5 +1,6 @@
 """A live run's log, replayed elsewhere, gives the very same commands."""
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -96,7 +97,8 @@ async def test_a_live_log_replays_to_identical_commands_in_another_process(
     file = tmp_path / "log.jsonl"
     file.write_text("".join(lines))
     for seed in ("1", "4711"):
-        done = subprocess.run(
+        done = await asyncio.to_thread(
+            subprocess.run,
             [sys.executable, "-c", REPLAY, str(file)],
             capture_output=True,
             text=True,

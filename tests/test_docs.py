@@ -1,0 +1,84 @@
+"""What the documents say is true of the code."""
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from flowserve.assemble import Settings
+from flowserve.config import RuntimeConfig
+from flowserve.server.settings import ServerSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_workflow_of_the_readme_compiles_and_has_at_most_fifteen_lines() -> None:
+    (block,) = blocks((ROOT / "README.md").read_text(), "python")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 15
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # our own text
+    program = names["rag"].program  # type: ignore[attr-defined]
+    assert [node.kind.name for node in program.plan.nodes] == ["SEARCH", "LLM"]
+
+
+def test_the_readme_says_the_two_commands_and_the_makefile_has_them() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make demo" in readme
+    assert "make test" in readme
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_file_and_folder_that_the_documents_name_exists() -> None:
+    for document in DOCUMENTS:
+        for path in re.findall(r"`((?:flowserve|graphs|retrieval|docs|examples|tests)/[\w/.]*)`", document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_every_decision_record_says_what_was_refused_and_how_it_could_be_wrong() -> None:
+    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert records
+    for record in records:
+        text = record.read_text()
+        for part in ("**Context.**", "**Choice.**", "**Refused.**", "**We would know it was wrong**"):
+            assert part in text, f"{record.name}: {part}"
+        assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("settings", [Settings, RuntimeConfig, ServerSettings])
+def test_every_setting_is_documented_where_it_is_declared(settings: type) -> None:
+    module = __import__(settings.__module__, fromlist=["x"])
+    tree = ast.parse(Path(module.__file__ or "").read_text())
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == settings.__name__)
+    said = set()
+    for statement, after in zip(body, body[1:], strict=False):
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and documented:
+            said.add(statement.target.id)
+    plain = {"host", "port"}  # their names say it
+    units = {item.name for item in fields(settings) if re.search(r"_(s|bytes|depth|requests|per_run)$", item.name)}
+    missing = [item.name for item in fields(settings) if item.name not in said | plain | units]
+    assert not missing
+
+
+def test_nothing_in_the_repository_names_a_machine_or_an_index() -> None:
+    pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|home)/[A-Za-z0-9_.-]+|(index|find-links)[-_ ]?url", re.IGNORECASE)
+    for folder in ("flowserve", "graphs", "retrieval", "cachestore", "examples", "docs", ".ci"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.is_file() and file.suffix in (".py", ".md", ".toml", ".sh", ".svg", ".html", ".json", ""):
+                text = file.read_text(encoding="utf-8", errors="ignore")
+                assert not pattern.search(text), file
