@@ -31,9 +31,8 @@ from flowserve.runtime.cache import ResultCache
 from flowserve.runtime.execute import Executor
 from flowserve.runtime.failures import TEXTS, code_of, error_for, retry_after
 from flowserve.runtime.frames import Frame
-from flowserve.runtime.labels import kind_of, label_of
-from flowserve.runtime.records import NodeRecord, RunEvent
-from flowserve.runtime.run import Run, TaskState, describe, ended_error
+from flowserve.runtime.reporting import Reporter
+from flowserve.runtime.run import Run, TaskState, ended_error
 from flowserve.runtime.threads import Threads
 
 log = logging.getLogger("flowserve.runtime")
@@ -65,6 +64,7 @@ class Driver:
             )
         )
         self._log = LogWriter(log_line, self.state.config) if log_line is not None else None
+        self.reporter = Reporter(clock)
         self._clock = clock
         self._ended = ended
         self._threads = Threads(config.tool_window)
@@ -205,20 +205,7 @@ class Driver:
         self, run: Run, status: Status, value: Any = None, shown: Any = None, error: FlowServeError | None = None
     ) -> None:
         run.end(status, self._clock.now(), value, error)
-        snapshot = run.snapshot()
-        data: dict[str, Any] = {
-            "usage": {
-                "tokens_in": snapshot.tokens_in,
-                "tokens_out": snapshot.tokens_out,
-                "cached_tokens": snapshot.cached_tokens,
-            },
-            "seconds": round(self._clock.now() - run.created, 6),
-        }
-        if error is None:
-            data["result"] = shown
-        else:
-            data["error"] = describe(error)
-        self.emit(run, f"run.{status.value}", data=data)
+        self.reporter.ended(run, shown)
         del self.live[run.id]
         run.release()
         self._ended(run)
@@ -287,67 +274,7 @@ class Driver:
             task.job = None
 
     def _mark(self, command: c.Mark) -> None:
-        run = self.live[command.run]
-        if command.task is None and command.node is None:
-            self._mark_run(run, command.status)
-        elif command.task is None:
-            assert command.node is not None and command.frame is not None
-            node = run.program.plan.nodes[command.node]
-            frame = run.frames.get(command.frame)
-            label = label_of(run.program.plan, node, frame, Role.NODE, 0)
-            self.emit(run, "node.skipped", node=label)
-        else:
-            self._mark_task(run, command)
-
-    def _mark_run(self, run: Run, status: Status) -> None:
-        run.status = status
-        if status is Status.QUEUED:
-            plan = run.program.plan
-            self.emit(run, "run.created", data={"workflow": plan.name, "version": plan.digest})
-            if not run.accepted.done():
-                run.accepted.set_result(None)
-        elif status is Status.RUNNING:
-            run.started = self._clock.now()
-            self.emit(run, "run.started")
-
-    def _mark_task(self, run: Run, mark: c.Mark) -> None:
-        assert mark.task is not None
-        task = run.tasks.get(mark.task) or self._new_task(run, mark)
-        record, now = task.record, self._clock.now() - run.created
-        record.status, record.attempt = mark.status, max(1, mark.attempt)
-        data: dict[str, Any] = {}
-        if mark.status is Status.READY:
-            record.ready_s = now if record.ready_s is None else record.ready_s
-        elif mark.status is Status.RUNNING:
-            record.started_s = now
-            data = {"attempt": record.attempt}
-        elif mark.status is Status.COMPLETED:
-            record.ended_s = now
-            data = local.completed_data(run, task)
-        elif mark.status in (Status.FAILED, Status.RETRYING):
-            record.ended_s = now if mark.status is Status.FAILED else None
-            code = mark.code or e.Code.INTERNAL
-            record.error = str(task.error) if task.error is not None else TEXTS.get(code, code.value)
-            data = {"code": code.value, "message": record.error, "attempt": record.attempt}
-            run.note_error(task, record.error)
-        elif mark.status is Status.CANCELLED:
-            record.ended_s = now
-        self.emit(run, _NODE_EVENTS[mark.status], node=record.label, task=mark.task, data=data)
-
-    def _new_task(self, run: Run, mark: c.Mark) -> TaskState:
-        assert mark.task is not None and mark.node is not None and mark.frame is not None
-        node, frame = run.program.plan.nodes[mark.node], run.frames[mark.frame]
-        record = NodeRecord(
-            task=mark.task,
-            node=node.name,
-            label=label_of(run.program.plan, node, frame, mark.role, mark.index),
-            kind=kind_of(node, mark.role),
-            status=mark.status,
-        )
-        task = TaskState(mark.task, record, node, frame, mark.role, mark.index)
-        run.tasks[mark.task] = task
-        run.records[mark.task] = record
-        return task
+        self.reporter.mark(self.live[command.run], command)
 
     def _wake_at(self, command: c.WakeAt) -> None:
         if self._timer is not None:
@@ -442,7 +369,7 @@ class Driver:
             data["text"] = run.raw.shown(output)
             data |= {"choice": output.index, "logprobs": output.logprobs}
         if data["text"] or data.get("logprobs"):
-            self.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
+            self.reporter.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
 
     def _progress(self, run: Run, task: TaskState, value: Any) -> None:
         """`fs.emit` inside a tool or a dynamic node, from any thread."""
@@ -451,28 +378,13 @@ class Driver:
 
     def _show_progress(self, run: Run, task: TaskState, shown: Any) -> None:
         if not run.done:
-            self.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
-
-    def emit(
-        self, run: Run, kind: str, node: str | None = None, task: int | None = None, data: dict[str, Any] | None = None
-    ) -> None:
-        run.log.append(RunEvent(run.log.last_seq + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
+            self.reporter.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
 
 
 def _with_tokens(event: e.TaskFinished, task: TaskState, tools: tuple[int, ...] = ()) -> e.TaskFinished:
     record = task.record
     return e.TaskFinished(event.run, event.task, event.attempt, record.tokens_in, record.tokens_out, tools)
 
-
-_NODE_EVENTS = {
-    Status.READY: "node.ready",
-    Status.RUNNING: "node.started",
-    Status.RETRYING: "node.retrying",
-    Status.COMPLETED: "node.completed",
-    Status.FAILED: "node.failed",
-    Status.SKIPPED: "node.skipped",
-    Status.CANCELLED: "node.cancelled",
-}
 
 _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.OpenFrame: Driver._open_frame,

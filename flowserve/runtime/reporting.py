@@ -1,0 +1,116 @@
+"""What a run's readers are told: statuses become node records and events, in the order of the commands."""
+
+from typing import Any
+
+from flowserve.clock import Clock
+from flowserve.core.commands import Mark, Role, Status
+from flowserve.core.events import Code
+from flowserve.runtime import local
+from flowserve.runtime.failures import TEXTS
+from flowserve.runtime.labels import kind_of, label_of
+from flowserve.runtime.records import NodeRecord, RunEvent
+from flowserve.runtime.run import Run, TaskState, describe
+
+
+class Reporter:
+    """Writes the event logs of runs. Decides nothing and drives nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def mark(self, run: Run, command: Mark) -> None:
+        """Note a status that changed, and tell the run's readers."""
+        if command.task is None and command.node is None:
+            self._run(run, command.status)
+        elif command.task is None:
+            assert command.node is not None and command.frame is not None
+            node = run.program.plan.nodes[command.node]
+            frame = run.frames.get(command.frame)
+            label = label_of(run.program.plan, node, frame, Role.NODE, 0)
+            self.emit(run, "node.skipped", node=label)
+        else:
+            self._task(run, command)
+
+    def _run(self, run: Run, status: Status) -> None:
+        run.status = status
+        if status is Status.QUEUED:
+            plan = run.program.plan
+            self.emit(run, "run.created", data={"workflow": plan.name, "version": plan.digest})
+            if not run.accepted.done():
+                run.accepted.set_result(None)
+        elif status is Status.RUNNING:
+            run.started = self._clock.now()
+            self.emit(run, "run.started")
+
+    def _task(self, run: Run, mark: Mark) -> None:
+        assert mark.task is not None
+        task = run.tasks.get(mark.task) or self._new_task(run, mark)
+        record, now = task.record, self._clock.now() - run.created
+        record.status, record.attempt = mark.status, max(1, mark.attempt)
+        data: dict[str, Any] = {}
+        if mark.status is Status.READY:
+            record.ready_s = now if record.ready_s is None else record.ready_s
+        elif mark.status is Status.RUNNING:
+            record.started_s = now
+            data = {"attempt": record.attempt}
+        elif mark.status is Status.COMPLETED:
+            record.ended_s = now
+            data = local.completed_data(run, task)
+        elif mark.status in (Status.FAILED, Status.RETRYING):
+            record.ended_s = now if mark.status is Status.FAILED else None
+            code = mark.code or Code.INTERNAL
+            record.error = str(task.error) if task.error is not None else TEXTS.get(code, code.value)
+            data = {"code": code.value, "message": record.error, "attempt": record.attempt}
+            run.note_error(task, record.error)
+        elif mark.status is Status.CANCELLED:
+            record.ended_s = now
+        self.emit(run, _NODE_EVENTS[mark.status], node=record.label, task=mark.task, data=data)
+
+    def _new_task(self, run: Run, mark: Mark) -> TaskState:
+        assert mark.task is not None and mark.node is not None and mark.frame is not None
+        node, frame = run.program.plan.nodes[mark.node], run.frames[mark.frame]
+        record = NodeRecord(
+            task=mark.task,
+            node=node.name,
+            label=label_of(run.program.plan, node, frame, mark.role, mark.index),
+            kind=kind_of(node, mark.role),
+            status=mark.status,
+        )
+        task = TaskState(mark.task, record, node, frame, mark.role, mark.index)
+        run.tasks[mark.task] = task
+        run.records[mark.task] = record
+        return task
+
+    def ended(self, run: Run, shown: Any) -> None:
+        """The terminal event: the result as JSON, or the error; tokens and seconds."""
+        snapshot = run.snapshot()
+        data: dict[str, Any] = {
+            "usage": {
+                "tokens_in": snapshot.tokens_in,
+                "tokens_out": snapshot.tokens_out,
+                "cached_tokens": snapshot.cached_tokens,
+            },
+            "seconds": round(self._clock.now() - run.created, 6),
+        }
+        if run.error is None:
+            data["result"] = shown
+        else:
+            data["error"] = describe(run.error)
+        self.emit(run, f"run.{run.status.value}", data=data)
+
+    def emit(
+        self, run: Run, kind: str, node: str | None = None, task: int | None = None, data: dict[str, Any] | None = None
+    ) -> None:
+        """Append the next event to the run's log."""
+        run.log.append(RunEvent(run.log.last_seq + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
+
+
+_NODE_EVENTS = {
+    Status.READY: "node.ready",
+    Status.RUNNING: "node.started",
+    Status.RETRYING: "node.retrying",
+    Status.COMPLETED: "node.completed",
+    Status.FAILED: "node.failed",
+    Status.SKIPPED: "node.skipped",
+    Status.CANCELLED: "node.cancelled",
+}
