@@ -1,13 +1,15 @@
 """`flowserve bench core`: what one event costs the scheduler, and what one live node weighs.
 
-The scheduler is driven alone, without engines. A model driver answers a random one of the executions that are at work
-and submits a new run whenever fewer nodes than wanted are live; what it feeds is recorded. A fresh scheduler is then fed
-the same events, and only that is measured: processor time, young garbage collections included. A full collection falls
-into so few batches that the median does not show it; what one costs with so many live nodes is given besides.
+The scheduler is driven alone, without engines. A model driver answers a random one of the executions that are at
+work and submits a new run whenever fewer nodes than wanted are live; what it feeds is recorded. A fresh scheduler
+is then fed the same events, and only that is measured: processor time, young garbage collections included. A full
+collection falls into so few batches that the median does not show it; what one costs with so many live nodes is
+given besides.
 
-The workflow searches, maps a model call and a tool over eight items, and writes an answer. Every node has a time limit,
-every run a deadline, and one answer in fifty is a failure that is retried. Eight engines give room for 256 calls, so that
-at 10 nodes nothing waits, and at 100,000 nearly all do. Token events are left out: they are many and cost next to nothing.
+The workflow searches, maps a model call and a tool over eight items, and writes an answer. Every node has a time
+limit, every run a deadline, and one answer in fifty is a failure that is retried. Eight engines give room for 256
+calls, so that at 10 nodes nothing waits, and at 100,000 nearly all do. Token events are left out: they are many
+and nothing is decided by them.
 """
 
 import gc

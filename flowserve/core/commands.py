@@ -125,7 +125,11 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop this execution now and abort it at the engine. Nothing it still says counts. No answer is expected."""
+    """Stop this execution now and abort it at the engine. Nothing it still says counts. No answer is expected.
+
+    Also sent for tasks that only have frames at work (nothing to abort: forget them), and for an agent's own task
+    from its first step on. What works for a task is cancelled before it.
+    """
 
     run: RunId
     task: TaskId
@@ -135,7 +139,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A status changed; for observers only. `task` None: the run itself. SKIPPED names `node` in `frame` without a task."""
+    """A status changed; for observers only. `task` None: the run itself, QUEUED or RUNNING.
+
+    SKIPPED names a `node` of an arm not taken, without a task; `frame` is that of the SWITCH. RETRYING carries the
+    attempt that failed, the READY after it the next one. An agent is READY with its first step, and RUNNING when that
+    is dispatched.
+    """
 
     run: RunId
     status: Status

@@ -39,7 +39,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunSubmitted:
-    """A client wants `plan` run. The scheduler accepts it (Mark RUN_CREATED) or answers Reject."""
+    """A client wants `plan` run. The scheduler accepts it (Mark QUEUED, OpenFrame 0) or answers Reject."""
 
     run: RunId
     plan: Plan
@@ -54,7 +54,7 @@ class RunSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Answer to Evaluate, or to the Dispatch of a MAP, SAMPLE, SWITCH or LOOP.
+    """Answer to Evaluate, or to the Dispatch of a MAP, SAMPLE, SWITCH or LOOP: with the task's present attempt.
 
     `choice` is the number of items (MAP), the number of samples (SAMPLE), the arm (SWITCH),
     1 for stop and 0 for one more (LOOP).

@@ -14,9 +14,9 @@ def place(state: "SchedulerState", model: str) -> "Engine | None":
     best: Engine | None = None
     best_load = 1.0
     for engine in state.serving.get(model, ()):
-        load = len(engine.running) / engine.limit if engine.limit > 0 else 1.0
-        if load < best_load:
-            best, best_load = engine, load
+        used = len(engine.running)
+        if used < engine.limit and used / engine.limit < best_load:
+            best, best_load = engine, used / engine.limit
     return best
 
 

@@ -56,8 +56,8 @@ def critical_path_rank(run: "Run", config: Config) -> float:
 
 
 def critical_path_order(task: "Task") -> float:
-    """Minus the tail: of the node of block 0 it hangs under, plus its own inside nested frames."""
-    return -(task.frame.outer_tail + task.run.shape.tails[task.node.id])
+    """Minus the tail of its node, which reaches from there to the end of the run also for nested nodes."""
+    return -task.run.shape.tails[task.node.id]
 
 
 def arrival_rank(run: "Run", config: Config) -> float:

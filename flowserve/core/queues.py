@@ -132,12 +132,7 @@ class ReadyQueue:
 
     def waiting(self) -> "list[Task]":
         """Every task that waits, in order of (run arrival, task id). Walks the whole queue."""
-        lanes = sorted(
-            (lane for rank, _, lane in self.heap if lane.listed == rank), key=lambda lane: lane.run.arrival
-        )
+        lanes = sorted((lane for rank, _, lane in self.heap if lane.listed == rank), key=lambda lane: lane.run.arrival)
         return [
-            task
-            for lane in lanes
-            for _, _, task in sorted(lane.items, key=lambda item: item[1])
-            if task.lane is lane
+            task for lane in lanes for _, _, task in sorted(lane.items, key=lambda item: item[1]) if task.lane is lane
         ]

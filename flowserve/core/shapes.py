@@ -5,9 +5,13 @@ a block and counts that can be copied, so they are laid out here when the plan's
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import BlockId, NodeId, Seconds
+
+if TYPE_CHECKING:
+    from flowserve.core.state import Task
 
 
 @dataclass(slots=True, eq=False)
@@ -16,7 +20,7 @@ class BlockShape:
 
     id: BlockId
     nodes: tuple[Node, ...]
-    counts: list[int]
+    counts: "list[int | Task | None]"
     """Per position: how many nodes of the block it waits for. Frames start with a copy."""
     dependents: tuple[tuple[int, ...], ...]
     """Per position: positions that wait for it."""

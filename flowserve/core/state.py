@@ -8,8 +8,9 @@ core iterates a set. `invariants.check` lists what must hold between steps.
 from collections import deque
 from enum import IntEnum
 from math import inf
+from typing import NamedTuple
 
-from flowserve.core.commands import Command, Role, Status
+from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
 from flowserve.core.events import Code, Event
 from flowserve.core.priority import POLICIES, Policy
@@ -17,8 +18,8 @@ from flowserve.core.queues import Lane, ReadyQueue
 from flowserve.core.shapes import BlockShape, PlanShape
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
-from flowserve.graphs.plan import Kind, Node, Plan
-from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.graphs.plan import Kind, Node
+from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId
 
 
 class Phase(IntEnum):
@@ -39,9 +40,33 @@ class Phase(IntEnum):
     CANCELLED = 7
 
 
-LEFT_LIVE = -1
-LEFT_DONE = -2
-"""Values of `Frame.left` for a node that has a task, and for one whose task has completed."""
+class Todo(IntEnum):
+    """Sorts of consequences; `step.CONSEQUENCES` names the function for each."""
+
+    FRAME_DONE = 0
+    """All nodes of a frame are done."""
+    FRAME_FAILED = 1
+    """A node of a frame failed for good."""
+    START_AGENT = 2
+    """An agent's inputs exist."""
+    AGENT_FAILED = 3
+    """A step of this agent failed for good."""
+    TOOL_OVER = 4
+    """A tool call of this agent has ended, well or badly."""
+    UNSERVED = 5
+    """A task wants a model that no engine has."""
+
+
+class Consequence(NamedTuple):
+    """Something that follows from what was just done. Kept in a queue instead of called, so that modules need not
+    know each other and deep nesting does not become deep recursion."""
+
+    todo: Todo
+    subject: "Task | Frame"
+    code: Code | None = None
+    """FRAME_FAILED, AGENT_FAILED: why."""
+    origin: "Task | None" = None
+    """FRAME_FAILED, AGENT_FAILED: the task where it began."""
 
 
 class Run:
@@ -105,8 +130,9 @@ class Run:
         """First executions dispatched; the base of the retry budget."""
         self.retries = 0
         """Retries granted so far."""
-        self.history: deque[tuple[Seconds, Event | Command]] = deque()
-        """The latest events and commands; bounded by `Config.story_length`."""
+        self.history: deque[Seconds | Event | Command] = deque()
+        """The latest events and commands, each after its time; bounded by `Config.story_length`. Flat, because pairs
+        would be a large share of all objects that the garbage collector has to visit."""
 
     @property
     def remaining_s(self) -> Seconds:
@@ -122,7 +148,7 @@ class Run:
 class Frame:
     """One instance of a block that is at work."""
 
-    __slots__ = ("block", "deadline", "id", "index", "left", "outer_tail", "owner", "run", "tasks", "unfinished")
+    __slots__ = ("block", "deadline", "id", "index", "nodes", "owner", "run", "unfinished")
 
     def __init__(self, id: FrameId, run: Run, block: BlockShape, owner: "Task | None", index: int) -> None:
         self.id = id
@@ -132,14 +158,10 @@ class Frame:
         """The task that this frame works for; None for frame 0."""
         self.index = index
         """Item, sample, arm's frame (0), iteration or call."""
-        self.left = block.counts.copy()
-        """Per position: nodes it still waits for, or LEFT_LIVE, or LEFT_DONE."""
+        self.nodes: list[int | Task | None] = block.counts.copy()
+        """Per position: how many nodes it still waits for; its task while that is live; None when it is done."""
         self.unfinished = len(block.nodes)
         """Nodes that are not done; at 0 the frame is done."""
-        self.tasks: dict[TaskId, Task] = {}
-        """Live tasks of this frame's nodes, an agent's steps and tools included, in order of id."""
-        self.outer_tail: Seconds = 0.0
-        """Tail of the node of block 0 under which this frame hangs; 0 in frame 0."""
         self.deadline: Seconds = inf
         """The earliest of the run's deadline and the time limits of the tasks around it."""
 
@@ -268,8 +290,8 @@ class Window:
     def __init__(self, name: str, limit: int) -> None:
         self.limit = limit
         self.queue = ReadyQueue(name)
-        self.running: dict[tuple[int, TaskId], Task] = {}
-        """By (run arrival, task id)."""
+        self.running: dict[Task, None] = {}
+        """In order of dispatch."""
 
     def __repr__(self) -> str:
         return f"Window({self.queue.name!r}, {len(self.running)} of {self.limit}, {self.queue.size} waiting)"
@@ -289,8 +311,8 @@ class Engine:
         """Names it answers to; kept while it is down."""
         self.limit = 0
         """Calls that may be there at once; 0 while it is down."""
-        self.running: dict[tuple[int, TaskId], Task] = {}
-        """By (run arrival, task id)."""
+        self.running: dict[Task, None] = {}
+        """In order of dispatch."""
 
     def __repr__(self) -> str:
         return f"Engine({self.id!r}, {'up' if self.up else 'down'}, {len(self.running)} of {self.limit})"
@@ -358,8 +380,8 @@ class SchedulerState:
 
         self.out: list[Command] = []
         """Commands of the step at work; empty between steps."""
-        self.agenda: deque[tuple[int, Task | Frame, Code | None, TaskId | None]] = deque()
-        """Consequences still to be drawn in this step, in order; see `step.CONSEQUENCES`. Empty between steps."""
+        self.agenda: deque[Consequence] = deque()
+        """What this step still has to follow up, in order. Empty between steps."""
         self.immediate: list[Task] = []
         """Ready tasks that need no room; dispatched at the end of this step. Empty between steps."""
 
@@ -385,36 +407,3 @@ class SchedulerState:
             f"SchedulerState({len(self.runs)} runs, {list(self.engines.values())!r}, {self.tools!r}, "
             f"{self.searches!r}, {len(self.timers)} timers, {self.stale} stale)"
         )
-
-
-def status_of(phase: Phase) -> Status:
-    """What observers are told about a phase. OPEN and JOINING are still RUNNING to them."""
-    return _STATUS[phase]
-
-
-_STATUS = (
-    Status.READY,
-    Status.RUNNING,
-    Status.RUNNING,
-    Status.RUNNING,
-    Status.RETRYING,
-    Status.COMPLETED,
-    Status.FAILED,
-    Status.CANCELLED,
-)
-
-__all__ = [
-    "LEFT_DONE",
-    "LEFT_LIVE",
-    "Engine",
-    "Expansion",
-    "Frame",
-    "NodeId",
-    "Phase",
-    "Plan",
-    "Run",
-    "SchedulerState",
-    "Task",
-    "Window",
-    "status_of",
-]

@@ -17,9 +17,8 @@ Rule = Callable[[Mapping[int, int], Mapping[str, float]], bool]
 def certainty(counts: Mapping[int, int]) -> float:
     """Certaindex of a set of answers: 1 - H / log n, from 0 (all differ) to 1 (all agree).
 
-    Fu et al., "Efficiently Scaling LLM Reasoning Programs with Certaindex" (Dynasor, arXiv 2412.20993), the
-    many-paths case: H is the entropy of the answer classes and log n its greatest value. One answer is no evidence,
-    so n < 2 gives 0; the paper does not define it.
+    Fu et al., Dynasor (arXiv 2412.20993), the case of many paths: H is the entropy of the answer classes and log
+    n its greatest value. One answer is no evidence, so n < 2 gives 0; the paper does not define it.
     """
     n = sum(counts.values())
     if n < 2:
@@ -34,24 +33,23 @@ def certainty(counts: Mapping[int, int]) -> float:
 
 
 def certaindex(counts: Mapping[int, int], args: Mapping[str, float]) -> bool:
-    """Stop when `certainty` reaches `threshold` at the detection step.
+    """Stop when `certainty` reaches `threshold` (0.7, the paper's value for self-consistency on MATH and GSM8K).
 
-    As published, one detection at `detect_at` samples (5) with a static threshold (0.7, the value for self-consistency
-    on MATH and GSM8K). `every` > 0 detects again after that many further samples (the paper's other policy).
+    Detection begins at `min_samples` (5) and is repeated `every` so many samples (1); `every` 0 detects once,
+    which is what the paper's end-to-end results use.
     """
     n = sum(counts.values())
-    first, every = int(args.get("detect_at", 5)), int(args.get("every", 0))
-    if n != first and not (every > 0 and n > first and (n - first) % every == 0):
-        return False
-    return certainty(counts) >= args.get("threshold", 0.7)
+    first, every = int(args.get("min_samples", 5)), int(args.get("every", 1))
+    is_detection = n == first or (every > 0 and n > first and (n - first) % every == 0)
+    return is_detection and certainty(counts) >= args.get("threshold", 0.7)
 
 
 def adaptive_consistency(counts: Mapping[int, int], args: Mapping[str, float]) -> bool:
     """Stop when the leading answer very probably has the majority over the runner-up.
 
-    Aggarwal et al., "Let's Sample Step by Step" (EMNLP 2023), the Beta criterion: with the two largest counts a >= b, stop
-    if P(Beta(a + 1, b + 1) > 1/2) >= `threshold` (0.95). For whole numbers that probability is the chance of at most a
-    heads in a + b + 1 fair tosses. Unusable answers do not vote.
+    Aggarwal et al., "Let's Sample Step by Step" (EMNLP 2023), the Beta criterion: stop if P(Beta(a + 1, b + 1)
+    > 1/2) >= `threshold` (0.95), where a >= b are the two largest counts. For whole numbers that probability is the
+    chance of at most a heads in a + b + 1 fair tosses. Unusable answers do not vote.
     """
     first, second = 0, 0
     for label, count in counts.items():
@@ -62,7 +60,7 @@ def adaptive_consistency(counts: Mapping[int, int], args: Mapping[str, float]) -
         elif count > second:
             second = count
     tosses = first + second + 1
-    probability = sum(comb(tosses, heads) for heads in range(first + 1)) / 2**tosses
+    probability = sum(comb(tosses, heads) for heads in range(first + 1)) / (1 << tosses)
     return probability >= args.get("threshold", 0.95)
 
 

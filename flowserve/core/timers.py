@@ -1,7 +1,8 @@
 """Deadlines as a heap with lazy deletion.
 
-A cancelled timer stays in the heap until it surfaces, or until the dead outnumber the living, when the
-heap is rebuilt: the heap never holds more than twice the live timers plus a constant.
+A subject (a run, a task) has at most one timer and holds it; an entry of the heap counts only while its subject still
+holds it. Cancelled entries go when they surface, or when they are the majority and the heap is rebuilt: the heap never
+holds more than twice the live timers plus a constant.
 """
 
 import heapq
@@ -12,27 +13,11 @@ from flowserve.ids import Seconds
 if TYPE_CHECKING:
     from flowserve.core.state import Run, Task
 
+Timer = tuple[Seconds, int, "Run | Task"]
+"""When it is due; its arrival number, which ends ties; whose it is."""
+
 SLACK = 64
-"""Dead timers that are not worth a rebuild."""
-
-
-class Timer:
-    """One future moment. `subject` says whose: a run's deadline, or a task's time limit or back-off."""
-
-    __slots__ = ("at", "live", "number", "subject")
-
-    def __init__(self, at: Seconds, number: int, subject: "Run | Task") -> None:
-        self.at = at
-        self.number = number
-        """Arrival number; earlier timers fire first at the same moment."""
-        self.subject = subject
-        self.live = True
-
-    def __lt__(self, other: "Timer") -> bool:
-        return (self.at, self.number) < (other.at, other.number)
-
-    def __repr__(self) -> str:
-        return f"Timer({self.at:.3f}, #{self.number}, {self.subject!r}{'' if self.live else ', dead'})"
+"""Dead entries that are not worth a rebuild."""
 
 
 class Timers:
@@ -50,37 +35,39 @@ class Timers:
     def __len__(self) -> int:
         return len(self.heap) - self.dead
 
-    def start(self, at: Seconds, subject: "Run | Task") -> Timer:
-        """A timer that is due at `at`."""
+    def start(self, at: Seconds, subject: "Run | Task") -> None:
+        """Give `subject`, which has no timer, one that is due at `at`."""
+        assert subject.timer is None
         self.made += 1
-        timer = Timer(at, self.made, subject)
+        subject.timer = timer = (at, self.made, subject)
         heapq.heappush(self.heap, timer)
-        return timer
 
-    def cancel(self, timer: Timer) -> None:
-        """Forget `timer`; cancelling one that has fired does nothing."""
-        if not timer.live:
-            return
-        timer.live = False
+    def cancel(self, subject: "Run | Task") -> None:
+        """Take the timer of `subject`, which has one."""
+        assert subject.timer is not None
+        subject.timer = None
         self.dead += 1
         if self.dead > len(self.heap) // 2 + SLACK:
-            self.heap = [kept for kept in self.heap if kept.live]
+            self.heap = [timer for timer in self.heap if timer[2].timer is timer]
             heapq.heapify(self.heap)
             self.dead = 0
 
     def earliest(self) -> Seconds | None:
-        """When the next live timer is due; None without any."""
+        """When the next timer is due; None without any."""
         heap = self.heap
-        while heap and not heap[0].live:
+        while heap:
+            timer = heap[0]
+            if timer[2].timer is timer:
+                return timer[0]
             heapq.heappop(heap)
             self.dead -= 1
-        return heap[0].at if heap else None
+        return None
 
-    def pop_due(self, now: Seconds) -> Timer | None:
-        """The next timer that is due at `now`, in order of (time, arrival); it is dead afterwards."""
+    def pop_due(self, now: Seconds) -> "Run | Task | None":
+        """Whose timer is due at `now`, in order of (time, arrival); it has none afterwards. None: nobody's."""
         due = self.earliest()
         if due is None or due > now:
             return None
-        timer = heapq.heappop(self.heap)
-        timer.live = False
-        return timer
+        subject = heapq.heappop(self.heap)[2]
+        subject.timer = None
+        return subject

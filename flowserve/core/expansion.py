@@ -1,0 +1,228 @@
+"""Nodes that have bodies: how MAP, SAMPLE, SWITCH, LOOP and DYNAMIC open frames, and when they join.
+
+| kind    | number means   | frames at once         | frame done                   | frame failed  | Join takes        |
+|---------|----------------|------------------------|------------------------------|---------------|-------------------|
+| MAP     | items          | `concurrency`, 0 = all | open the next                | it fails      | all, in order     |
+| SAMPLE  | samples        | `concurrency`, 0 = all | Label if a rule; the next    | dropped       | those done        |
+| SWITCH  | the arm        | 1                      | join                         | it fails      | the one           |
+| LOOP    | 1 stop, 0 more | 1                      | Evaluate, or join at `limit` | it fails      | the last, or none |
+| DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
+"""
+
+from flowserve.core import failing, readiness, runs, tasks
+from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
+from flowserve.core.events import Called, Code, SampleLabelled
+from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task
+from flowserve.core.stopping import RULES
+from flowserve.graphs.plan import Kind, SampleSpec
+from flowserve.ids import BlockId
+
+
+def open_frame(state: SchedulerState, task: Task, block: BlockId, index: int) -> None:
+    """Open a frame for `task`, and make tasks for the nodes that wait for nothing."""
+    frame = readiness.enter(state, task.run, block, task, index)
+    for position in frame.block.roots:
+        tasks.create(state, frame, position)
+
+
+def join(state: SchedulerState, task: Task) -> None:
+    """All that counts is done: let the driver build the value."""
+    assert task.expansion is not None
+    tasks.move(task, Phase.JOINING)
+    state.out.append(Join(task.run.id, task.id, task.attempt, tuple(task.expansion.closing())))
+
+
+def refuse(state: SchedulerState, task: Task, code: Code) -> None:
+    """What the driver found cannot be carried out."""
+    tasks.stop(state, task)
+    failing.failed(state, task, code)
+
+
+# --- the number is known ------------------------------------------------------------------------------
+
+
+def evaluated(state: SchedulerState, task: Task, choice: int) -> None:
+    """The driver has found out how wide, which arm, or whether once more."""
+    if choice < 0:
+        refuse(state, task, Code.INTERNAL)
+    elif task.kind is Kind.SWITCH:
+        _take_arm(state, task, choice)
+    elif task.kind is Kind.LOOP:
+        _iterate(state, task, choice)
+    else:
+        _fan_out(state, task, choice)
+
+
+def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
+    rule = _sample_spec(task).rule if task.kind is Kind.SAMPLE else None
+    if width > task.node.limit:
+        refuse(state, task, Code.LIMIT)
+    elif rule is not None and rule not in RULES:
+        refuse(state, task, Code.INTERNAL)
+    else:
+        task.expansion = Expansion(width)
+        tasks.move(task, Phase.OPEN)
+        if width:
+            _open_more(state, task)
+        else:
+            join(state, task)
+
+
+def _open_more(state: SchedulerState, task: Task) -> None:
+    expansion = task.expansion
+    assert expansion is not None
+    room = task.node.concurrency or expansion.width
+    while expansion.opened < expansion.width and len(expansion.live) < room:
+        expansion.opened += 1
+        open_frame(state, task, task.node.bodies[0], expansion.opened - 1)
+
+
+def _take_arm(state: SchedulerState, task: Task, arm: int) -> None:
+    bodies = task.node.bodies
+    if arm >= len(bodies):
+        refuse(state, task, Code.INTERNAL)
+        return
+    task.expansion = Expansion(1)
+    tasks.move(task, Phase.OPEN)
+    for block in dict.fromkeys(bodies):
+        if block != bodies[arm]:
+            for node in task.run.shape.blocks[block].nodes:
+                state.out.append(Mark(task.run.id, Status.SKIPPED, None, node.id, task.frame.id))
+    task.expansion.opened = 1
+    open_frame(state, task, bodies[arm], 0)
+
+
+def _iterate(state: SchedulerState, task: Task, stop: int) -> None:
+    if task.expansion is None:
+        task.expansion = Expansion(task.node.limit)
+    expansion = task.expansion
+    tasks.move(task, Phase.OPEN)
+    if stop or expansion.opened >= expansion.width:
+        join(state, task)
+    else:
+        expansion.opened += 1
+        open_frame(state, task, task.node.bodies[0], expansion.opened - 1)
+
+
+# --- a frame is done ----------------------------------------------------------------------------------
+
+
+def frame_done(state: SchedulerState, item: Consequence) -> None:
+    """All nodes of a frame are done: keep it for the join, and see what its owner does next."""
+    frame = item.subject
+    assert isinstance(frame, Frame)
+    if not failing.is_live(frame):
+        return
+    readiness.leave(frame)
+    owner = frame.owner
+    if owner is None:
+        runs.completed(state, frame.run)
+        return
+    if owner.kind is Kind.DYNAMIC:
+        state.out.append(Return(owner.run.id, owner.id, frame.index, frame.id))
+        state.out.append(CloseFrame(owner.run.id, frame.id))
+        return
+    expansion = owner.expansion
+    assert expansion is not None
+    expansion.done[frame.index] = frame.id
+    if owner.kind is Kind.LOOP:
+        _iteration_done(state, owner, frame)
+    elif len(expansion.done) + expansion.failed == expansion.width:
+        join(state, owner)
+    else:
+        if owner.kind is Kind.SAMPLE and _sample_spec(owner).rule is not None:
+            expansion.unlabelled[frame.id] = None
+            state.out.append(Label(owner.run.id, owner.id, frame.id))
+        _open_more(state, owner)
+
+
+def _iteration_done(state: SchedulerState, loop: Task, frame: Frame) -> None:
+    """Evaluate again, or join at the bound. The iteration before was this one's input and is not needed now."""
+    expansion = loop.expansion
+    assert expansion is not None
+    before = expansion.done.pop(frame.index - 1, None)
+    if expansion.opened == expansion.width:
+        join(state, loop)
+    else:
+        tasks.move(loop, Phase.RUNNING)
+        state.out.append(Evaluate(loop.run.id, loop.id, loop.attempt, frame.id))
+    if before is not None:
+        state.out.append(CloseFrame(loop.run.id, before))
+
+
+# --- a frame has failed -------------------------------------------------------------------------------
+
+
+def frame_failed(state: SchedulerState, item: Consequence) -> None:
+    """A node of a frame failed for good: the frame goes, and its owner bears it or fails too."""
+    frame, code, origin = item.subject, item.code, item.origin
+    assert isinstance(frame, Frame) and code is not None and origin is not None
+    if not failing.is_live(frame):
+        return
+    owner = frame.owner
+    assert owner is not None
+    if owner.kind is Kind.DYNAMIC:
+        tasks.kill_frame(state, frame)
+        state.out.append(Return(owner.run.id, owner.id, frame.index, None, code))
+    elif owner.kind is Kind.SAMPLE:
+        tasks.kill_frame(state, frame)
+        _sample_dropped(state, owner, code, origin)
+    else:
+        failing.part_failed(state, owner, code, origin)
+
+
+def _sample_dropped(state: SchedulerState, sample: Task, code: Code, origin: Task) -> None:
+    expansion = sample.expansion
+    assert expansion is not None
+    expansion.failed += 1
+    expansion.last_code = code
+    if len(expansion.done) + expansion.failed < expansion.width:
+        _open_more(state, sample)
+    elif expansion.done:
+        join(state, sample)
+    else:
+        failing.part_failed(state, sample, code, origin)
+
+
+# --- samples with a stopping rule ---------------------------------------------------------------------
+
+
+def labelled(state: SchedulerState, event: SampleLabelled) -> None:
+    """A sample has its answer class: if that is enough, cancel the rest and join those that are done."""
+    run = state.runs.get(event.run)
+    task = run.tasks.get(event.task) if run is not None else None
+    expansion = task.expansion if task is not None else None
+    if task is None or expansion is None or event.frame not in expansion.unlabelled or task.phase is not Phase.OPEN:
+        state.stale += 1
+        return
+    del expansion.unlabelled[event.frame]
+    expansion.labels[event.label] = expansion.labels.get(event.label, 0) + 1
+    spec = _sample_spec(task)
+    assert spec.rule is not None
+    if RULES[spec.rule](expansion.labels, dict(spec.rule_args)):
+        for frame in list(expansion.live.values()):
+            tasks.kill_frame(state, frame)
+        join(state, task)
+
+
+def _sample_spec(task: Task) -> SampleSpec:
+    return task.run.plan.samples[task.node.target]
+
+
+# --- calls of a dynamic function ----------------------------------------------------------------------
+
+
+def called(state: SchedulerState, task: Task, event: Called) -> None:
+    """A dynamic function calls a node: open a frame for it, or tell it why not."""
+    expansion = task.expansion
+    assert expansion is not None
+    if event.call != expansion.opened:
+        state.stale += 1
+        return
+    expansion.opened += 1
+    if expansion.opened > expansion.width:
+        state.out.append(Return(task.run.id, task.id, event.call, None, Code.LIMIT))
+    elif not 0 <= event.callee < len(task.node.bodies):
+        state.out.append(Return(task.run.id, task.id, event.call, None, Code.INTERNAL))
+    else:
+        open_frame(state, task, task.node.bodies[event.callee], event.call)

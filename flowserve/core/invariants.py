@@ -1,0 +1,201 @@
+"""What must hold between steps. Tests call `check` after every event, drivers when they are idle.
+
+It walks everything: the cost is proportional to what is live.
+"""
+
+from collections.abc import Iterator
+
+from flowserve.core import placement, tasks
+from flowserve.core.commands import Role
+from flowserve.core.queues import SLACK, ReadyQueue
+from flowserve.core.state import Engine, Frame, Phase, Run, SchedulerState, Task, Window
+from flowserve.core.story import story
+from flowserve.errors import InternalError
+from flowserve.graphs.plan import Kind
+from flowserve.ids import FrameId
+
+
+def check(state: SchedulerState) -> None:
+    """Verify every cross-link and count; raises InternalError naming all that is wrong."""
+    for run in state.runs.values():
+        _report(list(_run(state, run)), story(state, run.id))
+    _report([*_whole(state), *_places(state), *_queues(state), *_timers(state)], repr(state))
+
+
+def _report(wrong: list[str], told: str) -> None:
+    if wrong:
+        raise InternalError("invariants are broken:\n  " + "\n  ".join(wrong), told)
+
+
+def _whole(state: SchedulerState) -> Iterator[str]:
+    if state.out or state.agenda or state.immediate:
+        yield f"a step left work behind: {state.out}, {state.agenda}, {state.immediate}"
+    uses = {digest: 0 for digest in state.shapes}
+    for id, run in state.runs.items():
+        if run.id != id or run.over:
+            yield f"{run!r} is listed under {id!r}"
+        uses[run.plan.digest] = uses.get(run.plan.digest, 0) + 1
+    for digest, shape in state.shapes.items():
+        if shape.runs != uses[digest] or not shape.runs:
+            yield f"plan {digest[:12]} counts {shape.runs} runs, has {uses[digest]}"
+    if len(state.runs) > state.config.max_live_runs:
+        yield f"{len(state.runs)} live runs"
+    if not 0 <= state.retry_tokens <= state.config.retry_reserve:
+        yield f"the retry budget is {state.retry_tokens}"
+
+
+def _run(state: SchedulerState, run: Run) -> Iterator[str]:
+    if not run.tasks or 0 not in run.frames:
+        yield f"{run!r} is stuck: nothing is at work in it"
+        return
+    if list(run.tasks) != sorted(run.tasks) or list(run.frames) != sorted(run.frames):
+        yield f"{run!r} holds tasks or frames out of order"
+    if run.rank != state.policy.rank(run, state.config):
+        yield f"{run!r} has rank {run.rank}, policy says {state.policy.rank(run, state.config)}"
+    undone = [node for node in run.shape.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
+    if undone and run.shape.by_tail[run.pointer] != undone[0]:
+        yield f"{run!r} points at node {run.shape.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
+    if len(run.history) > 2 * state.config.story_length:
+        yield f"{run!r} remembers too much"
+    for frame in run.frames.values():
+        yield from _frame(run, frame)
+    for task in run.tasks.values():
+        yield from _task(state, run, task)
+        yield from _phase(task)
+
+
+def _frame(run: Run, frame: Frame) -> Iterator[str]:
+    if run.frames.get(frame.id) is not frame or frame.run is not run:
+        yield f"{frame!r} is not listed"
+    owner = frame.owner
+    if owner is not None:
+        at_work = Phase.RUNNING if owner.kind is Kind.DYNAMIC else Phase.OPEN
+        if run.tasks.get(owner.id) is not owner or owner.phase is not at_work:
+            yield f"{frame!r} works for {owner!r}"
+        elif owner.expansion is None or owner.expansion.live.get(frame.id) is not frame:
+            yield f"{frame!r} is unknown to {owner!r}"
+    position = run.shape.position
+    for place, node in enumerate(frame.block.nodes):
+        waits = sum(frame.nodes[position[dep]] is not None for dep in node.deps)
+        stands = frame.nodes[place]
+        if isinstance(stands, Task):
+            if waits or stands.node is not node or stands.frame is not frame or run.tasks.get(stands.id) is not stands:
+                yield f"{frame!r}: node {node.id} waits for {waits} and has {stands!r}"
+        elif stands is not None and (stands != waits or not waits):
+            yield f"{frame!r}: node {node.id} waits for {waits}, counts {stands}"
+    unfinished = sum(stands is not None for stands in frame.nodes)
+    if frame.unfinished != unfinished or not unfinished:
+        yield f"{frame!r}: {unfinished} nodes are not done"
+
+
+def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
+    """Links of a task to what is around it."""
+    if task.run is not run or run.frames.get(task.frame.id) is not task.frame:
+        yield f"{task!r} hangs in the air"
+    if task.role is Role.NODE and task.frame.nodes[run.shape.position[task.node.id]] is not task:
+        yield f"{task!r} is unknown to {task.frame!r}"
+    if (task.role is Role.NODE) != (task.parent is None):
+        yield f"{task!r} has parent {task.parent!r}"
+    if task.parent is not None:
+        parts = task.parent.expansion.parts if task.parent.expansion is not None else {}
+        if parts.get(task.id) is not task:
+            yield f"{task!r} is unknown to its agent"
+    queue, window = _room_of(state, task)
+    if (task.lane.queue if task.lane is not None else None) is not (queue if task.phase is Phase.READY else None):
+        yield f"{task!r} waits in {task.lane}"
+    holds = task.place is not None
+    if holds != (task.phase is Phase.RUNNING and queue is not None):
+        yield f"{task!r} runs in {task.place!r}"
+    if task.place is not None:
+        if window is not None and task.place is not window:
+            yield f"{task!r} runs in {task.place!r}"
+        if task not in task.place.running:
+            yield f"{task!r} is unknown to {task.place!r}"
+
+
+def _room_of(state: SchedulerState, task: Task) -> tuple[ReadyQueue | None, Window | None]:
+    """Where `task` waits for room, and whose room it is if that is a window."""
+    if task.role is Role.STEP or task.kind is Kind.LLM:
+        return state.models[task.run.shape.models[task.node.id]], None
+    if task.role is Role.TOOL or task.kind is Kind.TOOL:
+        return state.tools.queue, state.tools
+    if task.kind is Kind.SEARCH:
+        return state.searches.queue, state.searches
+    return None, None
+
+
+def _phase(task: Task) -> Iterator[str]:
+    """What a task has in each phase."""
+    expansion, phase = task.expansion, task.phase
+    if phase >= Phase.COMPLETED:
+        yield f"{task!r} is over and still listed"
+    if phase is Phase.RETRYING and (task.timer is None or expansion is not None):
+        yield f"{task!r} does not wait for its back-off"
+    limited = task.role is Role.NODE and task.node.timeout_s is not None
+    if phase in tasks.AT_WORK and (task.timer is not None) != limited:
+        yield f"{task!r} has the time limit {task.timer!r}"
+    if expansion is None:
+        if phase in (Phase.OPEN, Phase.JOINING):
+            yield f"{task!r} has no parts"
+        return
+    if phase is Phase.JOINING and (expansion.live or expansion.parts):
+        yield f"{task!r} has parts at work: {list(expansion.live)}, {list(expansion.parts)}"
+    if phase is Phase.OPEN and not (expansion.live or expansion.parts):
+        yield f"{task!r} is open for nothing"
+    if task.kind in (Kind.MAP, Kind.SAMPLE) and phase is Phase.OPEN:
+        accounted = len(expansion.live) + len(expansion.done) + expansion.failed
+        if accounted != expansion.opened or expansion.opened > expansion.width:
+            yield f"{task!r} opened {expansion.opened} frames of {expansion.width}, {accounted} are accounted for"
+        room = task.node.concurrency or expansion.width
+        if len(expansion.live) != min(room, expansion.width - len(expansion.done) - expansion.failed):
+            yield f"{task!r} has {len(expansion.live)} frames at work, room for {room}"
+    if task.kind in (Kind.SWITCH, Kind.LOOP) and len(expansion.live) > 1:
+        yield f"{task!r} has {len(expansion.live)} frames at work"
+
+
+def _places(state: SchedulerState) -> Iterator[str]:
+    places: list[Engine | Window] = [*state.engines.values(), state.tools, state.searches]
+    for place in places:
+        for task in place.running:
+            if task.place is not place or task.phase is not Phase.RUNNING or task.run.over:
+                yield f"{place!r} runs {task!r}"
+    for engine in state.engines.values():
+        if not engine.up and (engine.running or engine.limit):
+            yield f"{engine!r} is down and has work or room"
+    for window in (state.tools, state.searches):
+        if len(window.running) > window.limit or (window.queue.size and len(window.running) < window.limit):
+            yield f"{window!r} is overfull, or lets work wait"
+    for model, queue in state.models.items():
+        if queue.size and placement.place(state, model) is not None:
+            yield f"{queue.size} calls wait for model {model!r} although there is room"
+
+
+def _queues(state: SchedulerState) -> Iterator[str]:
+    for queue in [*state.models.values(), state.tools.queue, state.searches.queue]:
+        waiting = queue.waiting()
+        if queue.size != len(waiting) or any(task.phase is not Phase.READY or task.run.over for task in waiting):
+            yield f"queue {queue.name!r} counts {queue.size}, holds {waiting}"
+        listed = [lane for rank, _, lane in queue.heap if lane.listed == rank]
+        if len(listed) != queue.lanes or len(queue.heap) > 2 * queue.lanes + SLACK:
+            yield f"queue {queue.name!r} counts {queue.lanes} lanes, lists {len(listed)} in {len(queue.heap)} entries"
+        for lane in listed:
+            if lane.run.over or lane.run.lanes.get(queue.name) is not lane or len(lane.items) > 2 * lane.live + SLACK:
+                yield f"queue {queue.name!r} keeps a lane of {lane.run!r}"
+            if lane.live and lane.listed != lane.run.rank:
+                yield f"queue {queue.name!r} lists {lane.run!r} at an old rank"
+
+
+def _timers(state: SchedulerState) -> Iterator[str]:
+    wanted = 0
+    for run in state.runs.values():
+        owners: list[Run | Task] = [run, *run.tasks.values()]
+        for owner in owners:
+            if owner.timer is not None:
+                wanted += 1
+                if owner.timer[2] is not owner:
+                    yield f"{owner!r} has {owner.timer!r}"
+    if len(state.timers) != wanted or sum(timer[2].timer is timer for timer in state.timers.heap) != wanted:
+        yield f"{len(state.timers)} timers are live, {wanted} are wanted"
+    due = state.timers.earliest()
+    if due is not None and (state.wake_at is None or state.wake_at > due):
+        yield f"a timer is due at {due}, the next wake-up is promised for {state.wake_at}"

@@ -1,0 +1,96 @@
+"""The life of a run: accepted or rejected, and its three ways to end.
+
+Whatever ends, ends through `forget`: nothing of it stays in any table.
+"""
+
+from collections import deque
+from math import inf
+
+from flowserve.core import admission, readiness, tasks
+from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
+from flowserve.core.events import CancelRequested, Code, RunSubmitted
+from flowserve.core.priority import level
+from flowserve.core.shapes import shape_plan
+from flowserve.core.state import Engine, Phase, Run, SchedulerState
+from flowserve.core.story import story
+from flowserve.errors import InternalError
+from flowserve.ids import BlockId, TaskId
+
+
+def submitted(state: SchedulerState, event: RunSubmitted) -> None:
+    """Accept the run (QUEUED, frame 0 opened, its first tasks READY), or reject it."""
+    if event.run in state.runs:
+        raise InternalError(f"run {event.run!r} was submitted twice", story(state, event.run))
+    if len(state.runs) >= state.config.max_live_runs:
+        state.out.append(Reject(event.run, admission.retry_after_s(state)))
+        state.rejected += 1
+        return
+    shape = state.shapes.get(event.plan.digest)
+    if shape is None:
+        shape = state.shapes[event.plan.digest] = shape_plan(event.plan)
+    shape.runs += 1
+    state.arrivals += 1
+    urgency = level(event.tier, event.priority, state.config)
+    run = state.runs[event.run] = Run(event.run, state.arrivals, shape, state.now, urgency)
+    run.history = deque((state.now, event), maxlen=2 * state.config.story_length)
+    run.rank = state.policy.rank(run, state.config)
+    limit = event.deadline_s if event.deadline_s is not None else state.config.default_deadline_s
+    if limit is not None and limit < inf:
+        run.deadline = state.now + limit
+        state.timers.start(run.deadline, run)
+    state.out.append(Mark(run.id, Status.QUEUED))
+    frame = readiness.enter(state, run, BlockId(0), None, 0)
+    for position in frame.block.roots:
+        tasks.create(state, frame, position)
+
+
+def cancel_requested(state: SchedulerState, event: CancelRequested) -> None:
+    """Somebody wants the run to end; one that has ended already is left alone."""
+    run = state.runs.get(event.run)
+    if run is None:
+        state.stale += 1
+    else:
+        end(state, run, Status.CANCELLED)
+
+
+def completed(state: SchedulerState, run: Run) -> None:
+    """Frame 0 is done."""
+    state.out.append(Complete(run.id))
+    forget(state, run)
+
+
+def end(state: SchedulerState, run: Run, status: Status, task: TaskId | None = None, code: Code | None = None) -> None:
+    """End `run` without a result: cancel every execution in order of task id, then Fail.
+
+    Frames are not closed one by one: the end of the run is the end of all of them.
+    """
+    for live in list(run.tasks.values()):
+        engine = live.place.id if isinstance(live.place, Engine) else None
+        at_work = live.phase in tasks.AT_WORK
+        live.expansion = None
+        live.parent = None
+        tasks.release(state, live)
+        if at_work:
+            state.out.append(Cancel(run.id, live.id, live.attempt, engine))
+        tasks.move(live, Phase.CANCELLED)
+        tasks.mark(state, live)
+    run.tasks.clear()
+    state.out.append(Fail(run.id, status, task, code))
+    forget(state, run)
+
+
+def forget(state: SchedulerState, run: Run) -> None:
+    """Take `run` out of every table."""
+    run.over = True
+    del state.runs[run.id]
+    for lane in run.lanes.values():
+        lane.queue.drop(lane)
+    run.lanes.clear()
+    run.frames.clear()
+    if run.timer is not None:
+        state.timers.cancel(run)
+    run.shape.runs -= 1
+    if not run.shape.runs:
+        del state.shapes[run.plan.digest]
+    state.ended.append(state.now)
+    state.rejected = 0

@@ -1,0 +1,234 @@
+"""The scheduler: `step(state, event, now) -> commands`. Nothing else changes its state.
+
+Theory of operation
+-------------------
+A *run* executes a plan. A *frame* is one instance of a block of the plan: frame 0 the workflow's own body, the others
+the items, samples, arms, iterations and calls of nodes that have bodies. A *task* is one node at work in one frame, or
+one step or tool call of an agent. A node gets its task when the last node it waits for is done (`readiness`); nodes
+that still wait are only a number in their frame.
+
+A task goes through phases. What may follow what stands in `tasks.TRANSITIONS`, which `mermaid()` draws:
+
+| phase     | what it means                                               | it leaves when                           |
+|-----------|-------------------------------------------------------------|------------------------------------------|
+| READY     | its inputs exist; it waits for room, or for the step's end  | Dispatch                                 |
+| RUNNING   | dispatched, or evaluating again; the driver owes an answer  | TaskFinished, TaskFailed, Evaluated      |
+| OPEN      | frames, or an agent's parts, are at work for it             | the last is done: Join; a LOOP: Evaluate |
+| JOINING   | the driver builds its value from the frames                 | TaskFinished, TaskFailed                 |
+| RETRYING  | failed; the next attempt begins when its back-off is over   | its timer                                |
+| COMPLETED, FAILED, CANCELLED | over; it has left all tables             |                                          |
+
+LLM nodes and agent steps wait for an engine that serves their model, tools and agent tools for the tool window,
+searches for the search window; all other kinds go at the end of the step. When a task begins to retry, its attempt is
+counted up, so that everything still said about the old one is stale.
+
+A frame is at work from OpenFrame until all its nodes are done, when it leaves the tables and its owner keeps its id for
+the Join; or until it is killed, because a node in it failed for good or nobody needs it any more. CloseFrame follows
+when nobody will read it. A run is QUEUED until its first dispatch, then RUNNING, and ends with Complete or Fail; then
+nothing of it remains.
+
+Consequences that reach other parts (a frame is done, a frame failed, an agent goes on) are not called but put on
+`state.agenda`, and followed up first in, first out. When it is empty, room is given out (`dispatching`). So every
+event ends in the same place, and what a failure frees is used in the same step.
+
+Order of commands
+-----------------
+1. What the event itself does: Marks, Cancels, CloseFrames, Returns, Joins; for each opened frame OpenFrame, then Mark
+   READY of its first tasks in node order. The parts of a cancelled task come before it.
+2. The same for its consequences, in the order in which they arose.
+3. Dispatches: tasks that need no room in order of readiness, then model calls, tools and searches, each the most
+   urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task.
+4. At most one WakeAt: when a timer is due before the latest one promised, or that one was answered by a Tick.
+
+Determinism: no clock, no randomness, no sets walked; ties end in arrival numbers. The same events at the same times
+give the same commands, in any process.
+
+Stale events (an unknown or ended run, a task that is over, another attempt, a call or label out of turn) are ignored
+and counted in `state.stale`. An event that contradicts the contract, e.g. TaskFinished for a task never dispatched,
+raises InternalError with the run's story, and changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flowserve.core import agents, dispatching, engines, expansion, failing, runs, tasks
+from flowserve.core.commands import Command, Mark, Role, Status, WakeAt
+from flowserve.core.events import (
+    Called,
+    CancelRequested,
+    EngineChanged,
+    Evaluated,
+    Event,
+    RunSubmitted,
+    SampleLabelled,
+    TaskFailed,
+    TaskFinished,
+    Tick,
+    TokensProduced,
+)
+from flowserve.core.state import Consequence, Phase, Run, SchedulerState, Task, Todo
+from flowserve.core.story import tell
+from flowserve.errors import InternalError
+from flowserve.graphs.plan import Kind
+from flowserve.ids import Seconds
+
+PLAIN = (Status.READY, Status.RUNNING, Status.COMPLETED)
+"""Marks that a story can do without."""
+
+JOINS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT)
+"""Kinds whose value is built by a Join."""
+
+
+def step(state: SchedulerState, event: Event, now: Seconds) -> list[Command]:
+    """Take in one event that happened at `now`; say what is to be done, in order.
+
+    `now` must not go back; if it does, the latest known time counts. Raises InternalError: see the module's
+    docstring; if the message says that the state is broken, it must not be used again.
+    """
+    state.now = max(state.now, now)
+    about: Any = getattr(event, "run", None)
+    run = state.runs.get(about)
+    if run is not None and type(event) is not TokensProduced:
+        run.history.append(state.now)
+        run.history.append(event)
+    try:
+        HANDLERS[type(event)](state, event)
+        _settle(state)
+    except InternalError:
+        raise
+    except Exception as error:
+        told = tell(run) if run is not None else ""
+        raise InternalError(f"the scheduler's state is broken: {event!r} led to {error!r}", told) from error
+    out, state.out = state.out, []
+    _remember(state, out)
+    return out
+
+
+def _settle(state: SchedulerState) -> None:
+    """Follow up everything that arose, give room, and promise the next wake-up."""
+    agenda = state.agenda
+    while agenda:
+        item = agenda.popleft()
+        CONSEQUENCES[item.todo](state, item)
+    dispatching.fill(state)
+    due = state.timers.earliest()
+    if due is not None and (state.wake_at is None or due < state.wake_at):
+        state.wake_at = due
+        state.out.append(WakeAt(due))
+
+
+def _remember(state: SchedulerState, commands: list[Command]) -> None:
+    """Add commands to the stories of the runs they speak of, as far as these are still live.
+
+    Marks that only accompany an event or a Dispatch would push the rest out, and are left out.
+    """
+    now, about, run = state.now, None, None
+    for command in commands:
+        if isinstance(command, WakeAt) or (isinstance(command, Mark) and command.status in PLAIN):
+            continue
+        if command.run is not about:
+            about = command.run
+            run = state.runs.get(about)
+        if run is not None:
+            run.history.append(now)
+            run.history.append(command)
+
+
+# --- one handler per event ----------------------------------------------------------------------------
+
+
+def _evaluated(state: SchedulerState, event: Evaluated) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is not None:
+        if task.phase is not Phase.RUNNING or task.kind not in JOINS or task.kind is Kind.AGENT:
+            raise _impossible(event, task)
+        expansion.evaluated(state, task, event.choice)
+
+
+def _finished(state: SchedulerState, event: TaskFinished) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is None:
+        return
+    joins = task.role is Role.NODE and task.kind in JOINS
+    if task.phase is not (Phase.JOINING if joins else Phase.RUNNING):
+        raise _impossible(event, task)
+    if task.role is Role.NODE:
+        tasks.complete(state, task)
+    elif task.role is Role.STEP:
+        agents.step_finished(state, task, len(event.tools))
+    else:
+        assert task.parent is not None
+        tasks.retire(state, task, Phase.COMPLETED)
+        state.agenda.append(Consequence(Todo.TOOL_OVER, task.parent))
+
+
+def _failed(state: SchedulerState, event: TaskFailed) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is not None:
+        if task.phase not in tasks.AT_WORK:
+            raise _impossible(event, task)
+        failing.failed(state, task, event.code, event.retry_after_s)
+
+
+def _tokens(state: SchedulerState, event: TokensProduced) -> None:
+    """Nothing is decided by tokens yet; what comes for an execution that is over is counted."""
+    state.find(event.run, event.task, event.attempt)
+
+
+def _called(state: SchedulerState, event: Called) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is not None:
+        if task.phase is not Phase.RUNNING or task.kind is not Kind.DYNAMIC:
+            raise _impossible(event, task)
+        expansion.called(state, task, event)
+
+
+def _tick(state: SchedulerState, event: Tick) -> None:
+    """Fire what is due: ends of runs, time limits, back-offs."""
+    state.wake_at = None
+    while (subject := state.timers.pop_due(state.now)) is not None:
+        if isinstance(subject, Run):
+            runs.end(state, subject, Status.TIMED_OUT)
+        elif subject.phase is Phase.RETRYING:
+            tasks.requeue(state, subject)
+        else:
+            failing.timed_out(state, subject)
+
+
+def _impossible(event: Event, task: Task) -> InternalError:
+    return InternalError(f"{event!r} cannot happen to {task!r}", tell(task.run))
+
+
+HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
+    RunSubmitted: runs.submitted,
+    Evaluated: _evaluated,
+    TaskFinished: _finished,
+    TaskFailed: _failed,
+    TokensProduced: _tokens,
+    SampleLabelled: expansion.labelled,
+    Called: _called,
+    CancelRequested: runs.cancel_requested,
+    EngineChanged: engines.changed,
+    Tick: _tick,
+}
+"""What is done with each type of event."""
+
+CONSEQUENCES: dict[Todo, Callable[[SchedulerState, Consequence], None]] = {
+    Todo.FRAME_DONE: expansion.frame_done,
+    Todo.FRAME_FAILED: expansion.frame_failed,
+    Todo.START_AGENT: agents.start,
+    Todo.AGENT_FAILED: failing.agent_failed,
+    Todo.TOOL_OVER: agents.tool_over,
+    Todo.UNSERVED: failing.unserved,
+}
+"""What is done with each sort of consequence."""
+
+
+def mermaid() -> str:
+    """The phases of a task as a Mermaid state diagram, from the table that the scheduler obeys."""
+    lines = ["stateDiagram-v2", "    [*] --> READY"]
+    for phase, following in tasks.TRANSITIONS.items():
+        lines += [f"    {phase.name} --> {later.name}" for later in following]
+        if not following:
+            lines.append(f"    {phase.name} --> [*]")
+    return "\n".join(lines) + "\n"

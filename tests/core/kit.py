@@ -1,0 +1,589 @@
+"""Plans built by hand, and `Driver`: a model of what a real driver does with commands, which objects when they
+make no sense. Shared by the tests of this folder through the fixture `kit`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from flowserve.core import commands as c
+from flowserve.core import events as e
+from flowserve.core.commands import Command, Role, Status
+from flowserve.core.config import Config
+from flowserve.core.events import Code, Event
+from flowserve.core.invariants import check
+from flowserve.core.state import SchedulerState
+from flowserve.core.step import step
+from flowserve.graphs.plan import (
+    AgentSpec,
+    Block,
+    Const,
+    DynamicSpec,
+    Kind,
+    LLMSpec,
+    Node,
+    Plan,
+    Retry,
+    SampleSpec,
+    SearchSpec,
+    Template,
+    ToolSpec,
+)
+from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, TaskId
+
+TIMELESS = float("inf")
+
+
+def llm_spec(model: str | None = None) -> LLMSpec:
+    return LLMSpec("llm", Template(()), {}, None, model=model)
+
+
+class PlanBuilder:
+    """Collects nodes and blocks; `build` fills in ids, dependents and tails. Each method returns the node's id."""
+
+    def __init__(self, name: str = "plan") -> None:
+        self.name = name
+        self.nodes: list[dict[str, Any]] = []
+        self.parents: list[NodeId | None] = [None]
+        self.llms: list[LLMSpec] = []
+        self.samples: list[SampleSpec] = []
+        self.agents: list[AgentSpec] = []
+        self.dynamics: list[DynamicSpec] = []
+
+    def block(self) -> BlockId:
+        """A new body; its parent is whichever node names it."""
+        self.parents.append(None)
+        return BlockId(len(self.parents) - 1)
+
+    def add(self, kind: Kind, deps: Sequence[int] = (), block: int = 0, **fields: Any) -> NodeId:
+        id = NodeId(len(self.nodes))
+        for body in fields.get("bodies", ()):
+            self.parents[body] = id
+        fields.setdefault("cost_s", 1.0)
+        fields["deps"] = tuple(sorted(NodeId(dep) for dep in deps))
+        fields["bodies"] = tuple(fields.get("bodies", ()))
+        self.nodes.append({"id": id, "name": f"n{id}", "kind": kind, "block": BlockId(block), "args": (), **fields})
+        return id
+
+    def llm(self, *deps: int, model: str | None = None, **fields: Any) -> NodeId:
+        self.llms.append(llm_spec(model))
+        return self.add(Kind.LLM, deps, target=len(self.llms) - 1, **fields)
+
+    def tool(self, *deps: int, **fields: Any) -> NodeId:
+        return self.add(Kind.TOOL, deps, target=0, **fields)
+
+    def search(self, *deps: int, **fields: Any) -> NodeId:
+        return self.add(Kind.SEARCH, deps, target=0, **fields)
+
+    def compute(self, *deps: int, **fields: Any) -> NodeId:
+        return self.add(Kind.COMPUTE, deps, cost_s=fields.pop("cost_s", 0.0), **fields)
+
+    def map(self, body: int, *deps: int, limit: int = 8, **fields: Any) -> NodeId:
+        return self.add(Kind.MAP, deps, bodies=(body,), limit=limit, **fields)
+
+    def sample(
+        self,
+        body: int,
+        *deps: int,
+        n: int = 3,
+        rule: str | None = None,
+        args: Sequence[tuple[str, float]] = (),
+        **fields: Any,
+    ) -> NodeId:
+        self.samples.append(SampleSpec("", rule, tuple(args)))
+        return self.add(Kind.SAMPLE, deps, bodies=(body,), limit=n, target=len(self.samples) - 1, **fields)
+
+    def switch(self, bodies: Sequence[int], *deps: int, **fields: Any) -> NodeId:
+        return self.add(Kind.SWITCH, deps, bodies=bodies, **fields)
+
+    def loop(self, body: int, *deps: int, limit: int = 3, **fields: Any) -> NodeId:
+        return self.add(Kind.LOOP, deps, bodies=(body,), limit=limit, **fields)
+
+    def agent(self, *deps: int, limit: int = 3, parallel: int = 2, model: str | None = None, **fields: Any) -> NodeId:
+        self.agents.append(AgentSpec("agent", llm_spec(model), (0,), parallel))
+        return self.add(Kind.AGENT, deps, limit=limit, target=len(self.agents) - 1, **fields)
+
+    def dynamic(self, bodies: Sequence[int], *deps: int, limit: int = 3, **fields: Any) -> NodeId:
+        self.dynamics.append(DynamicSpec("dynamic", {}, None, tuple(f"b{body}" for body in bodies)))
+        return self.add(Kind.DYNAMIC, deps, bodies=bodies, limit=limit, target=len(self.dynamics) - 1, **fields)
+
+    def build(self) -> Plan:
+        nodes = tuple(Node(**fields) for fields in self.nodes)
+        members = [tuple(n.id for n in nodes if n.block == number) for number in range(len(self.parents))]
+        waiting = {n.id: tuple(m.id for m in nodes if n.id in m.deps) for n in nodes}
+        tails = [0.0] * len(nodes)
+        for node in reversed(nodes):
+            tails[node.id] = node.cost_s + max((tails[later] for later in waiting[node.id]), default=0.0)
+        for number, parent in enumerate(self.parents):  # bodies come after the blocks that hold them
+            if parent is not None:
+                for member in members[number]:
+                    tails[member] += tails[parent] - nodes[parent].cost_s
+        blocks = tuple(
+            Block(
+                BlockId(number),
+                f"b{number}",
+                (),
+                members[number],
+                Const(0),
+                self.parents[number],
+                until=Const(0) if (p := self.parents[number]) is not None and nodes[p].kind is Kind.LOOP else None,
+                dependents=tuple(waiting[n] for n in members[number]),
+            )
+            for number in range(len(members))
+        )
+        rest = (tuple(self.llms), tuple(self.samples), tuple(self.agents), tuple(self.dynamics))
+        return Plan(
+            name=self.name,
+            digest=sha256(repr((self.name, nodes, blocks, rest)).encode()).hexdigest(),
+            nodes=nodes,
+            blocks=blocks,
+            input={},
+            output={},
+            consts=(None,),
+            llms=rest[0],
+            tools=(ToolSpec("tool", "", {}, {}),),
+            searches=(SearchSpec("index"),),
+            samples=rest[1],
+            agents=rest[2],
+            dynamics=rest[3],
+            tails=tuple(tails),
+            by_tail=tuple(sorted(members[0], key=lambda n: (-tails[n], n))),
+        )
+
+
+class Bench:
+    """A state and a clock: feeds events, checks the state after each, and returns the commands."""
+
+    def __init__(self, engines: int = 1, window: int = 4, **config: Any) -> None:
+        self.state = SchedulerState(Config(**config))
+        self.now = 0.0
+        for number in range(engines):
+            self.engine(f"e{number}", window, models=self.serves(f"e{number}"))
+
+    def serves(self, engine: str) -> tuple[str, ...]:
+        """Models of an engine."""
+        return ("",)
+
+    def engine(self, id: str, window: int = 4, up: bool = True, models: tuple[str, ...] = ("",)) -> list[Command]:
+        return self.feed(e.EngineChanged(EngineId(id), up, models, window))
+
+    def feed(self, event: Event, after: float = 0.0) -> list[Command]:
+        self.now += after
+        out = step(self.state, event, self.now)
+        check(self.state)
+        return out
+
+    def submit(self, plan: Plan, run: str = "r", **fields: Any) -> list[Command]:
+        return self.feed(e.RunSubmitted(RunId(run), plan, **fields))
+
+    def finish(self, task: int, attempt: int = 1, run: str = "r", tools: tuple[int, ...] = ()) -> list[Command]:
+        return self.feed(e.TaskFinished(RunId(run), TaskId(task), attempt, tools=tools))
+
+    def fail(
+        self, task: int, code: Code, attempt: int = 1, run: str = "r", again: float | None = None
+    ) -> list[Command]:
+        return self.feed(e.TaskFailed(RunId(run), TaskId(task), attempt, code, again))
+
+    def evaluate(self, task: int, choice: int, attempt: int = 1, run: str = "r") -> list[Command]:
+        return self.feed(e.Evaluated(RunId(run), TaskId(task), attempt, choice))
+
+    def label(self, task: int, frame: int, label: int, run: str = "r") -> list[Command]:
+        return self.feed(e.SampleLabelled(RunId(run), TaskId(task), FrameId(frame), label))
+
+    def call(self, task: int, call: int, callee: int = 0, attempt: int = 1, run: str = "r") -> list[Command]:
+        return self.feed(e.Called(RunId(run), TaskId(task), attempt, callee, call))
+
+    def cancel(self, run: str = "r") -> list[Command]:
+        return self.feed(e.CancelRequested(RunId(run)))
+
+    def tick(self, after: float = 0.0) -> list[Command]:
+        return self.feed(e.Tick(), after)
+
+
+def brief(out: Sequence[Command]) -> list[str]:
+    """Commands as short lines, for tests that assert the exact list.
+
+    `ready 1`, `dispatch 1`, `open 2 block 1 for 1[0]`, `retrying 1 tool`, `run queued`, ...
+    """
+    return [_brief(command) for command in out]
+
+
+def _brief(command: Command) -> str:
+    match command:
+        case c.OpenFrame():
+            owner = f" for {command.task}[{command.index}]" if command.task is not None else ""
+            return f"open {command.frame} block {command.block}{owner}"
+        case c.Dispatch():
+            part = f" {command.role}[{command.index}] of {command.parent}" if command.role is not Role.NODE else ""
+            attempt = f" attempt {command.attempt}" if command.attempt > 1 else ""
+            last = " last" if command.last else ""
+            where = f" at {command.engine}" if command.engine is not None else ""
+            return f"dispatch {command.task}{part}{attempt}{last}{where}"
+        case c.Evaluate():
+            return f"evaluate {command.task} after {command.frame}"
+        case c.Label():
+            return f"label {command.task} frame {command.frame}"
+        case c.Join():
+            return f"join {command.task} of {list(command.frames)}"
+        case c.Return():
+            what = f"frame {command.frame}" if command.code is None else f"error {command.code}"
+            return f"return {command.task} call {command.call} {what}"
+        case c.Cancel():
+            return f"cancel {command.task}" + (f" at {command.engine}" if command.engine is not None else "")
+        case c.Mark():
+            if command.status is Status.SKIPPED:
+                return f"skipped node {command.node} in {command.frame}"
+            who = command.task if command.task is not None else f"run {command.run}"
+            return f"{command.status} {who}" + (f" {command.code}" if command.code is not None else "")
+        case c.CloseFrame():
+            return f"close {command.frame}"
+        case c.Complete():
+            return f"complete {command.run}"
+        case c.Fail():
+            cause = f" by {command.task} {command.code}" if command.task is not None else ""
+            return f"fail {command.run} {command.status}{cause}"
+        case c.Reject():
+            return f"reject {command.run} for {command.retry_after_s:g}"
+        case c.WakeAt():
+            return f"wake at {command.at:g}"
+
+
+# --- a model of the driver ------------------------------------------------------------------------------
+
+
+@dataclass
+class Work:
+    """One execution that the driver holds."""
+
+    dispatch: c.Dispatch
+    node: Node
+    owes: str
+    """`value`, `number`, `step`, `join`, or `` while the scheduler has something at work for it."""
+    calls: int = 0
+    open_calls: dict[int, None] = field(default_factory=dict)
+    last_status: Status = Status.RUNNING
+
+
+@dataclass
+class RunView:
+    """What the driver knows of one run."""
+
+    plan: Plan
+    frames: dict[FrameId, c.OpenFrame] = field(default_factory=dict)
+    work: dict[TaskId, Work] = field(default_factory=dict)
+    labels: list[c.Label] = field(default_factory=list)
+    status: dict[TaskId, Status] = field(default_factory=dict)
+    attempts: dict[TaskId, int] = field(default_factory=dict)
+
+
+FOLLOWS: dict[Status | None, tuple[Status, ...]] = {
+    None: (Status.READY,),
+    Status.READY: (Status.RUNNING, Status.FAILED, Status.CANCELLED),
+    Status.RUNNING: (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.RETRYING),
+    Status.RETRYING: (Status.READY, Status.CANCELLED),
+}
+"""What observers may be told after what."""
+
+
+class Driver(Bench):
+    """Carries commands out as a real driver would, objects to senseless ones, and can be driven at random."""
+
+    def __init__(self, rnd: Random, engines: int = 2, window: int = 2, **config: Any) -> None:
+        self.rnd = rnd
+        self.views: dict[RunId, RunView] = {}
+        self.ended: dict[RunId, Command] = {}
+        self.log: list[tuple[float, Event]] = []
+        self.outs: list[list[Command]] = []
+        self.window = window
+        self.num_runs = 0
+        self.wake_at = TIMELESS
+        self.up: dict[EngineId, tuple[str, ...]] = {}
+        self.plans: dict[RunId, Plan] = {}
+        super().__init__(engines, window, **config)
+
+    def feed(self, event: Event, after: float = 0.0) -> list[Command]:
+        if isinstance(event, e.EngineChanged):
+            if event.up:
+                self.up[event.engine] = event.models
+            else:
+                self.up.pop(event.engine, None)
+        out = super().feed(event, after)
+        self.log.append((self.now, event))
+        self.outs.append(out)
+        for command in out:
+            self.carry_out(command)
+        wakes = [command for command in out if isinstance(command, c.WakeAt)]
+        assert len(wakes) <= 1 and (not wakes or out[-1] is wakes[0])
+        for window in (self.state.tools, self.state.searches):
+            assert len(window.running) <= window.limit
+        for run, view in self.views.items():
+            assert set(self.state.runs[run].frames) <= set(view.frames)
+        return out
+
+    def serves(self, engine: str) -> tuple[str, ...]:
+        return ("", "large") if engine == "e1" else ("",)
+
+    def start(self, plan: Plan, **fields: Any) -> RunId:
+        run = RunId(f"run{self.num_runs}")
+        self.num_runs += 1
+        self.plans[run] = plan
+        self.submit(plan, run, **fields)
+        return run
+
+    # commands
+
+    def carry_out(self, command: Command) -> None:
+        if isinstance(command, c.WakeAt):
+            self.wake_at = command.at
+            return
+        if isinstance(command, c.Reject):
+            self.ended[command.run] = command
+            return
+        assert command.run not in self.ended, f"{command} after the end"
+        view = self.views.setdefault(command.run, RunView(self.plans[command.run]))
+        match command:
+            case c.OpenFrame():
+                assert command.frame not in view.frames
+                assert (command.parent is None) == (command.task is None) == (command.frame == 0)
+                if command.task is not None:
+                    assert command.parent in view.frames and command.task in view.work
+                view.frames[command.frame] = command
+            case c.Dispatch():
+                self._dispatched(view, command)
+            case c.Evaluate():
+                work = view.work[command.task]
+                assert work.node.kind is Kind.LOOP and not work.owes and command.frame in view.frames
+                work.owes = "number"
+            case c.Label():
+                assert command.frame in view.frames and command.task in view.work
+                view.labels.append(command)
+            case c.Join():
+                work = view.work[command.task]
+                assert not work.owes and command.attempt == work.dispatch.attempt
+                assert all(frame in view.frames for frame in command.frames)
+                work.owes = "join"
+            case c.Return():
+                del view.work[command.task].open_calls[command.call]
+                assert command.frame is None or command.frame in view.frames
+            case c.Cancel():
+                assert view.work.pop(command.task).dispatch.attempt == command.attempt
+            case c.Mark():
+                if command.task is not None:
+                    before = view.status.get(command.task)
+                    assert command.status in FOLLOWS[before], (before, command)
+                    view.status[command.task] = command.status
+            case c.CloseFrame():
+                del view.frames[command.frame]
+                assert all(frame.parent != command.frame for frame in view.frames.values()), command
+            case c.Complete():
+                assert not view.work and list(view.frames) == [0]
+                assert all(status not in FOLLOWS for status in view.status.values())
+                self._over(command)
+            case c.Fail():
+                assert not view.work
+                assert all(status not in FOLLOWS for status in view.status.values())
+                self._over(command)
+
+    def _over(self, command: c.Complete | c.Fail) -> None:
+        del self.views[command.run]
+        self.ended[command.run] = command
+
+    def _dispatched(self, view: RunView, command: c.Dispatch) -> None:
+        node = view.plan.nodes[command.node]
+        assert command.frame in view.frames and command.task not in view.work
+        assert command.attempt > view.attempts.get(command.task, 0)
+        view.attempts[command.task] = command.attempt
+        owes = "value"
+        if command.role is Role.STEP:
+            owes = "step"
+            assert command.parent is not None
+            view.work.setdefault(
+                command.parent, Work(c.Dispatch(command.run, command.parent, node.id, command.frame, 0), node, "")
+            )
+            parent = view.work[command.parent]
+            attempt = self.state.runs[command.run].tasks[command.parent].attempt
+            parent.dispatch = c.Dispatch(command.run, command.parent, node.id, command.frame, attempt)
+            assert command.index < node.limit and command.last == (command.index == node.limit - 1)
+        elif command.role is Role.NODE and node.kind in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP):
+            owes = "number"
+        view.work[command.task] = Work(command, node, owes)
+        if command.engine is not None:
+            assert command.engine in self.up
+            spec = view.plan.agents[node.target].llm if node.kind is Kind.AGENT else view.plan.llms[node.target]
+            assert (spec.model or "") in self.up[command.engine]
+            others = [w for v in self.views.values() for w in v.work.values() if w.dispatch.engine == command.engine]
+            assert len(others) <= self.window
+        assert (command.engine is not None) == (
+            command.role is Role.STEP or (command.role is Role.NODE and node.kind is Kind.LLM)
+        )
+
+    # events
+
+    def owed(self) -> list[tuple[RunId, TaskId, Work]]:
+        return [(run, task, work) for run, view in self.views.items() for task, work in view.work.items() if work.owes]
+
+    def answer(self, run: RunId, task: TaskId, work: Work) -> None:
+        """Give one good answer."""
+        rnd, node, attempt = self.rnd, work.node, work.dispatch.attempt
+        if work.owes == "number":
+            work.owes = ""
+            choice = {
+                Kind.MAP: lambda: rnd.randint(0, min(4, node.limit)),
+                Kind.SAMPLE: lambda: node.limit,
+                Kind.SWITCH: lambda: rnd.randrange(len(node.bodies)),
+                Kind.LOOP: lambda: rnd.randint(0, 1),
+            }[node.kind]()
+            self.feed(e.Evaluated(run, task, attempt, choice))
+            return
+        if node.kind is Kind.DYNAMIC and work.calls < node.limit and rnd.random() < 0.6:
+            work.calls += 1
+            work.open_calls[work.calls - 1] = None
+            self.feed(e.Called(run, task, attempt, rnd.randrange(len(node.bodies)), work.calls - 1))
+            return
+        tools = (0,) * rnd.randint(0, 3) if work.owes == "step" and not work.dispatch.last else ()
+        del self.views[run].work[task]
+        self.feed(e.TaskFinished(run, task, attempt, 3, 2, tools))
+
+    def random_answer(self) -> bool:
+        owed = self.owed()
+        labels = [label for view in self.views.values() for label in view.labels]
+        if labels and self.rnd.random() < 0.5:
+            label = self.rnd.choice(labels)
+            self.views[label.run].labels.remove(label)
+            self.feed(e.SampleLabelled(label.run, label.task, label.frame, self.rnd.randint(-1, 1)))
+            return True
+        if owed:
+            self.answer(*self.rnd.choice(owed))
+        return bool(owed)
+
+    def random_failure(self) -> None:
+        owed = self.owed()
+        if owed:
+            run, task, work = self.rnd.choice(owed)
+            del self.views[run].work[task]
+            # agents' and samples' parts stay until the scheduler cancels them
+            code = self.rnd.choice(list(Code))
+            again = self.rnd.choice([None, 0.5, 1e9])
+            self.feed(e.TaskFailed(run, task, work.dispatch.attempt, code, again))
+
+    def random_noise(self) -> None:
+        """Something stale: it must change nothing."""
+        runs = [*self.views, *self.ended, RunId("unknown")]
+        run, attempt = self.rnd.choice(runs), self.rnd.choice([0, 99])
+        task = TaskId(self.rnd.randint(0, 12))
+        before = self.state.stale
+        event = self.rnd.choice(
+            [
+                e.TaskFinished(run, task, attempt),
+                e.TaskFailed(run, task, attempt, Code.ENGINE),
+                e.Evaluated(run, task, attempt, 1),
+                e.Called(run, task, attempt, 0, 0),
+                e.TokensProduced(run, task, attempt, 1),
+                e.SampleLabelled(run, task, FrameId(999), 0),
+                e.CancelRequested(RunId("unknown")),
+            ]
+        )
+        assert self.feed(event) == [] and self.state.stale == before + 1
+
+    def random_engine(self) -> None:
+        id = EngineId(f"e{self.rnd.randint(0, 1)}")
+        self.engine(id, self.window, up=id not in self.up, models=self.serves(id))
+
+    def random_event(self) -> None:
+        dice = self.rnd.random()
+        self.now += self.rnd.choice([0.0, 0.01, 0.5])
+        if dice < 0.75:
+            self.random_answer()
+        elif dice < 0.85:
+            self.random_failure()
+        elif dice < 0.88:
+            self.random_noise()
+        elif dice < 0.92:
+            self.random_engine()
+        elif dice < 0.94 and self.views:
+            self.cancel(self.rnd.choice(list(self.views)))
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the promised time come."""
+        if self.wake_at < TIMELESS:
+            self.now = max(self.now, self.wake_at)
+            self.wake_at = TIMELESS
+        self.tick()
+
+    def drain(self) -> None:
+        """Answer everything well until no run is live."""
+        for number in range(2):
+            if f"e{number}" not in self.up:
+                self.engine(f"e{number}", self.window, models=self.serves(f"e{number}"))
+        for _ in range(20_000):
+            if not self.state.runs:
+                return
+            if not self.random_answer():
+                assert self.wake_at < TIMELESS, f"stuck: {self.state!r}"
+                self.wake()
+        raise AssertionError("does not end")
+
+    def assert_nothing_left(self) -> None:
+        state = self.state
+        assert not state.runs and not self.views and not state.shapes and len(state.timers) == 0
+        for place in [*state.engines.values(), state.tools, state.searches]:
+            assert not place.running
+        for queue in [*state.models.values(), state.tools.queue, state.searches.queue]:
+            assert queue.size == 0 and queue.lanes == 0 and len(queue.heap) <= 32
+
+
+def random_plan(rnd: Random) -> Plan:
+    """A plan of up to three levels with every kind of node, retries and time limits."""
+    builder = PlanBuilder(f"random{rnd.randrange(10**9)}")
+    _random_block(builder, rnd, 0, 0)
+    return builder.build()
+
+
+def _random_block(builder: PlanBuilder, rnd: Random, block: int, depth: int) -> None:
+    made: list[int] = []
+    kinds = list(Kind) if depth < 2 else [Kind.LLM, Kind.TOOL, Kind.SEARCH, Kind.COMPUTE, Kind.AGENT]
+    for _ in range(rnd.randint(0 if depth else 1, 4 if depth == 0 else 2)):
+        deps = sorted(rnd.sample(made, rnd.randint(0, min(2, len(made)))))
+        kind = rnd.choice(kinds)
+        fields: dict[str, Any] = {"block": block, "cost_s": rnd.choice([0.0, 1.0, 5.0])}
+        if rnd.random() < 0.5:
+            fields["retry"] = Retry(
+                rnd.randint(1, 3), rnd.choice([0.0, 0.5]), on=rnd.choice([(), ("tool", "engine", "timeout")])
+            )
+        if rnd.random() < 0.2:
+            fields["timeout_s"] = rnd.choice([0.5, 3.0])
+        bodies: list[int] = []
+        if kind >= Kind.MAP and kind is not Kind.AGENT:
+            for _ in range(rnd.randint(1, 3) if kind in (Kind.SWITCH, Kind.DYNAMIC) else 1):
+                bodies.append(builder.block())
+                _random_block(builder, rnd, bodies[-1], depth + 1)
+        made.append(_random_node(builder, rnd, kind, bodies, deps, fields))
+
+
+def _random_node(
+    builder: PlanBuilder, rnd: Random, kind: Kind, bodies: list[int], deps: list[int], fields: dict[str, Any]
+) -> int:
+    match kind:
+        case Kind.MAP:
+            return builder.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
+        case Kind.SAMPLE:
+            rule, args = rnd.choice(
+                [(None, ()), ("certaindex", (("min_samples", 2.0), ("every", 1.0))), ("adaptive_consistency", ())]
+            )
+            return builder.sample(bodies[0], *deps, n=rnd.randint(1, 4), rule=rule, args=args, **fields)
+        case Kind.SWITCH:
+            return builder.switch(bodies, *deps, **fields)
+        case Kind.LOOP:
+            return builder.loop(bodies[0], *deps, limit=rnd.randint(1, 3), **fields)
+        case Kind.DYNAMIC:
+            return builder.dynamic(bodies, *deps, limit=3, **fields)
+        case Kind.AGENT:
+            return builder.agent(*deps, model=rnd.choice([None, None, "large"]), limit=rnd.randint(1, 3), **fields)
+        case Kind.LLM:
+            return builder.llm(*deps, model=rnd.choice([None] * 12 + ["large"] * 4 + ["nowhere"]), **fields)
+        case _:
+            return builder.add(kind, deps, target=0, **fields)
