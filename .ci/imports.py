@@ -11,7 +11,17 @@ from pathlib import Path
 
 import flowserve
 
-EXTRAS = {"torch", "transformers", "faiss", "sentence_transformers", "llguidance", "safetensors", "tokenizers", "bs4", "pypdf"}
+EXTRAS = {
+    "torch",
+    "transformers",
+    "faiss",
+    "sentence_transformers",
+    "llguidance",
+    "safetensors",
+    "tokenizers",
+    "bs4",
+    "pypdf",
+}
 
 
 def main(pyproject: Path) -> int:

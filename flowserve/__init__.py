@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from flowserve.default import configure as configure
     from flowserve.graphs.agent import agent as agent
     from flowserve.graphs.context import emit as emit
+    from flowserve.graphs.control import all_of as all_of
+    from flowserve.graphs.control import any_of as any_of
     from flowserve.graphs.control import certaindex as certaindex
+    from flowserve.graphs.control import contains as contains
+    from flowserve.graphs.control import length as length
     from flowserve.graphs.control import loop as loop
     from flowserve.graphs.control import match as match
+    from flowserve.graphs.control import negate as negate
     from flowserve.graphs.control import when as when
     from flowserve.graphs.dynamic import dynamic as dynamic
     from flowserve.graphs.llm import llm as llm
@@ -44,6 +49,11 @@ _WHERE = {
     "ToolCall": "graphs.types",
     "Workflow": "graphs.workflow",
     "agent": "graphs.agent",
+    "all_of": "graphs.control",
+    "any_of": "graphs.control",
+    "contains": "graphs.control",
+    "length": "graphs.control",
+    "negate": "graphs.control",
     "certaindex": "graphs.control",
     "close": "default",
     "configure": "default",

@@ -74,7 +74,9 @@ class Program:
                 problems.append((pointer([name]), "is required"))
         listed = ", ".join(names) or "none"
         problems += [
-            (pointer([str(key)]), f"there is no such parameter; there are: {listed}") for key in data if key not in names
+            (pointer([str(key)]), f"there is no such parameter; there are: {listed}")
+            for key in data
+            if key not in names
         ]
         if problems:
             shown = "; ".join(f"{where}: {what}" for where, what in problems)

@@ -5,6 +5,7 @@ workflows declared in this process, the second those loaded from a spec. Both ar
 integer. JSON Schemas of types and of whole signatures are made here too.
 """
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,7 @@ class TypedShape:
     type: Any
 
     def load(self, value: object) -> Any:
+        self._check_finite(value)
         try:
             loaded = self._adapter.validate_python(value, strict=True)
         except pydantic.ValidationError:
@@ -134,8 +136,6 @@ class TypedShape:
         return loaded
 
     def _check_finite(self, value: object) -> None:
-        if isinstance(value, str | int):
-            return
         where = not_finite(value)
         if where is not None:
             raise ShapeError([(where, "NaN and infinity are no JSON numbers")])
@@ -163,7 +163,7 @@ class SchemaShape:
             raise ShapeError([("", str(error))]) from None
         if problems:
             raise ShapeError([(pointer(list(e.absolute_path)), e.message[:300]) for e in problems[:20]])
-        return value
+        return with_defaults(value, self.schema, self.schema)
 
     def loads(self, text: str) -> Any:
         return self.load(parse_json(text))
@@ -177,6 +177,40 @@ class SchemaShape:
         return Draft202012Validator(self.schema, registry=Registry())
 
 
+def with_defaults(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    """`value`, which fits `schema`, with the declared defaults of properties that were left out, as a model would have."""
+    if not isinstance(schema, dict) or not isinstance(value, dict | list):
+        return value
+    schema = _followed(schema, root)
+    if isinstance(value, list):
+        return [with_defaults(item, schema.get("items"), root) for item in value]
+    filled = dict(value)
+    for name, sub in schema.get("properties", {}).items():
+        if name in value:
+            filled[name] = with_defaults(value[name], sub, root)
+        elif isinstance(sub, dict) and "default" in sub:
+            filled[name] = copy.deepcopy(sub["default"])
+    return filled
+
+
+def _followed(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema behind references and behind the one alternative of an optional that is not null."""
+    for _ in range(100):
+        ref = schema.get("$ref")
+        alternatives = [s for s in schema.get("anyOf", ()) if s != {"type": "null"}]
+        found: Any = None
+        if isinstance(ref, str) and ref.startswith("#/"):
+            found = root
+            for part in ref[2:].split("/"):
+                found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+        elif len(alternatives) == 1:
+            found = alternatives[0]
+        if not isinstance(found, dict):
+            break
+        schema = found
+    return schema
+
+
 def jsonable(value: object) -> Any:
     """`value` as plain JSON data: models, dataclasses, enums and dates converted. Raises ValueInvalid."""
     if value is None or isinstance(value, str | bool | int):
@@ -184,7 +218,9 @@ def jsonable(value: object) -> Any:
     try:
         data = to_jsonable_python(value, inf_nan_mode="constants", by_alias=True)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
-        raise ValueInvalid(f"expected a value that can be written as JSON; got {type(value).__name__}: {error}") from None
+        raise ValueInvalid(
+            f"expected a value that can be written as JSON; got {type(value).__name__}: {error}"
+        ) from None
     where = not_finite(data)
     if where is not None:
         raise ValueInvalid(f"expected finite numbers; got NaN or infinity at '{where or '/'}'")
@@ -225,4 +261,6 @@ def property_shapes(schema: Mapping[str, Any]) -> dict[str, Shape]:
     """A shape for each property of an object schema, shared definitions included."""
     defs = {"$defs": schema["$defs"]} if "$defs" in schema else {}
     properties = schema.get("properties", {})
-    return {name: SchemaShape({**sub, **defs} if isinstance(sub, dict) else {"not": {}}) for name, sub in properties.items()}
+    return {
+        name: SchemaShape({**sub, **defs} if isinstance(sub, dict) else {"not": {}}) for name, sub in properties.items()
+    }

@@ -7,6 +7,7 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (  # first match wins: su
     (errors.Overloaded, Code.OVERLOADED),
     (errors.RequestError, Code.REQUEST),
     (errors.Unsupported, Code.REQUEST),
+    (errors.ValueInvalid, Code.REQUEST),
     (errors.EngineLost, Code.ENGINE_LOST),
     (errors.OutputInvalid, Code.OUTPUT_INVALID),
     (errors.EngineError, Code.ENGINE),

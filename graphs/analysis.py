@@ -1,0 +1,136 @@
+"""Numbers about a Plan: prior costs, critical paths, which nodes nobody needs.
+
+The priors are guesses that order work before anything has been measured; the scheduler replaces them by
+what it learns. Everything here is linear in the size of the plan.
+"""
+
+import math
+from collections.abc import Sequence
+
+from flowserve.graphs.plan import AgentSpec, Block, Get, Kind, LLMSpec, Node, Op, Output, Plan, Source
+from flowserve.ids import NodeId, Seconds
+
+LLM_BASE_S = 0.2
+LLM_TOKEN_S = 0.02
+TOOL_S = 0.2
+SEARCH_S = 0.05
+ASSUMED_WIDTH = 8
+"""Items of a map, while nobody knows."""
+ASSUMED_TURNS = 4
+"""Iterations of a loop, steps of an agent or calls of a dynamic, while nobody knows."""
+
+
+def llm_cost(spec: LLMSpec) -> Seconds:
+    """Prior of one generation."""
+    return LLM_BASE_S + LLM_TOKEN_S * spec.max_tokens
+
+
+def node_cost(node: Node, paths: Sequence[Seconds], llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]) -> Seconds:
+    """Prior of one execution; `paths` are the critical paths of blocks, at least those of the node's bodies."""
+    bodies = [paths[b] for b in node.bodies]
+    match node.kind:
+        case Kind.LLM:
+            return llm_cost(llms[node.target])
+        case Kind.TOOL:
+            return TOOL_S
+        case Kind.SEARCH:
+            return SEARCH_S
+        case Kind.COMPUTE:
+            return 0.0
+        case Kind.MAP:
+            return _waves(min(node.limit, ASSUMED_WIDTH), node.concurrency) * bodies[0]
+        case Kind.SAMPLE:
+            return _waves(node.limit, node.concurrency) * bodies[0]
+        case Kind.SWITCH:
+            return max(bodies, default=0.0)
+        case Kind.LOOP:
+            return min(node.limit, ASSUMED_TURNS) * bodies[0]
+        case Kind.AGENT:
+            return min(node.limit, ASSUMED_TURNS) * (llm_cost(agents[node.target].llm) + TOOL_S)
+        case Kind.DYNAMIC:
+            return min(node.limit, ASSUMED_TURNS) * max(bodies, default=0.0)
+
+
+def _waves(width: int, concurrency: int) -> int:
+    return math.ceil(width / concurrency) if concurrency else 1
+
+
+def costs(
+    nodes: Sequence[Node], blocks: Sequence[Block], llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]
+) -> tuple[list[Seconds], list[Seconds]]:
+    """Per node its cost, and its path to the end of its own block (its cost included).
+
+    Bodies have larger numbers than the blocks that hold them, so one pass from the last block to the first does it.
+    """
+    cost = [0.0] * len(nodes)
+    local = [0.0] * len(nodes)
+    paths = [0.0] * len(blocks)
+    for block in reversed(blocks):
+        for place in range(len(block.nodes) - 1, -1, -1):
+            i = block.nodes[place]
+            cost[i] = node_cost(nodes[i], paths, llms, agents)
+            local[i] = cost[i] + max((local[d] for d in block.dependents[place]), default=0.0)
+        paths[block.id] = max((local[i] for i in block.nodes), default=0.0)
+    return cost, local
+
+
+def tails(
+    nodes: Sequence[Node], blocks: Sequence[Block], cost: Sequence[Seconds], local: Sequence[Seconds]
+) -> tuple[Seconds, ...]:
+    """Per node, estimated seconds from its start to the end of the run."""
+    found = [0.0] * len(nodes)
+    for block in blocks:
+        after = 0.0 if block.parent is None else found[block.parent] - cost[block.parent]
+        for i in block.nodes:
+            found[i] = local[i] + after
+    return tuple(found)
+
+
+def by_tail(root: Block, tail: Sequence[Seconds]) -> tuple[NodeId, ...]:
+    """Nodes of the root block, longest tail first, ties by id."""
+    return tuple(sorted(root.nodes, key=lambda i: (-tail[i], i)))
+
+
+def llm_calls_on_path(plan: Plan) -> int:
+    """Model calls one after the other on the longest chain, loops and agents at their bounds."""
+    paths = [0] * len(plan.blocks)
+    local = [0] * len(plan.nodes)
+    for block in reversed(plan.blocks):
+        for place in range(len(block.nodes) - 1, -1, -1):
+            i = block.nodes[place]
+            own = _chain(plan.nodes[i], paths)
+            local[i] = own + max((local[d] for d in block.dependents[place]), default=0)
+        paths[block.id] = max((local[i] for i in block.nodes), default=0)
+    return paths[0]
+
+
+def _chain(node: Node, paths: Sequence[int]) -> int:
+    longest = max((paths[b] for b in node.bodies), default=0)
+    if node.kind in (Kind.LOOP, Kind.DYNAMIC):
+        return node.limit * longest
+    return node.limit if node.kind == Kind.AGENT else longest + (node.kind == Kind.LLM)
+
+
+def outputs_of(source: Source) -> list[NodeId]:
+    """The nodes whose results an expression reads."""
+    found: list[NodeId] = []
+    stack: list[Source] = [source]
+    while stack:
+        s = stack.pop()
+        if isinstance(s, Output):
+            found.append(s.node)
+        elif isinstance(s, Get):
+            stack.append(s.of)
+        elif isinstance(s, Op):
+            stack.extend(s.args)
+    return found
+
+
+def unused(plan: Plan) -> tuple[Node, ...]:
+    """Nodes whose result nothing reads."""
+    read = {d for node in plan.nodes for d in node.deps}
+    for block in plan.blocks:
+        read.update(outputs_of(block.result))
+        if block.until is not None:
+            read.update(outputs_of(block.until))
+    return tuple(node for node in plan.nodes if node.id not in read)

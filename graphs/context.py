@@ -1,0 +1,54 @@
+"""What running code of a user may reach: calls of nodes from a dynamic, and progress.
+
+The runtime sets both variables around the execution of a tool or dynamic; outside a run there is nobody to
+call, and progress goes nowhere.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Caller(Protocol):
+    """Who carries out the calls of a running @fs.dynamic function."""
+
+    def call(self, callee_name: str, kwargs: Mapping[str, Any]) -> Awaitable[Any]:
+        """The typed result of one call of `callee_name` (one of `DynamicSpec.callees`), with all arguments by name."""
+        ...
+
+
+_caller: ContextVar[Caller | None] = ContextVar("flowserve_caller", default=None)
+_listener: ContextVar[Callable[[Any], None] | None] = ContextVar("flowserve_listener", default=None)
+
+
+def caller() -> Caller | None:
+    """The Caller of the dynamic function that is running, or None."""
+    return _caller.get()
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Route `node.acall(...)` to `caller`; the runtime enters it in the task of the dynamic."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def emit(value: Any) -> None:
+    """Report progress from a tool or dynamic: anything that can be written as JSON. Does nothing outside a run."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(value)
+
+
+@contextmanager
+def listening(listener: Callable[[Any], None]) -> Iterator[None]:
+    """Send what `emit` gets to `listener`; the runtime enters it around a tool or dynamic."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

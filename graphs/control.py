@@ -1,0 +1,194 @@
+"""Branches, loops and conditions over values that do not exist yet.
+
+Outside a workflow function (inside a @fs.dynamic one, say) they do at once what their names say.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from typing import Any, TypeVar, cast
+
+from flowserve.errors import Problem
+from flowserve.graphs import hints
+from flowserve.graphs.declaration import ConstExpr, Expr, OpExpr, OutputExpr, ParamExpr
+from flowserve.graphs.nodes import Node, Stop, bound_of
+from flowserve.graphs.plan import Kind
+from flowserve.graphs.trace import Trace, current
+from flowserve.graphs.values import Value
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+def when(cond: bool, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """The result of `then` if `cond` is true, else of `otherwise`. Only the chosen arm runs."""
+    trace = current()
+    if trace is None:
+        return then() if cond else otherwise()
+    expr, came = trace.infer(cond, "when")
+    if not hints.is_condition(came):
+        remedy = "Compare it, e.g. x.score >= 8, or x.name == 'a'."
+        trace.note(Problem("when", "a condition of type bool", hints.describe(came), remedy))
+    return cast(T, _switch(trace, "when", {"value": expr}, [("then", then), ("otherwise", otherwise)]))
+
+
+def match(value: K, cases: Mapping[K, Callable[[], T]], otherwise: Callable[[], T] | None = None) -> T:
+    """The result of the case that equals `value`, else of `otherwise`. Only the chosen arm runs.
+
+    `otherwise` may be left out when the type of `value` lists all its values (Literal, Enum, bool).
+    """
+    trace = current()
+    if trace is None:
+        arm = cases.get(value, otherwise)
+        if arm is None:
+            raise LookupError(f"no case equals {value!r}")
+        return arm()
+    expr, came = trace.infer(value, "match")
+    keys = [k.value if isinstance(k, Enum) else k for k in cases]
+    for key in keys:
+        if not isinstance(key, str | int | bool | None):
+            trace.note(
+                Problem(
+                    "match", "cases that are strings, numbers, bools or None", repr(key), "Compare a simpler field."
+                )
+            )
+    listed = hints.closed_values(came)
+    if listed is not None:
+        for key in keys:
+            if key not in listed:
+                expected = f"cases among {', '.join(map(repr, listed))}"
+                trace.note(Problem("match", expected, repr(key), "Correct the case: it can never be chosen."))
+    if not keys:
+        trace.note(Problem("match", "at least one case", "none", "Add a case."))
+    if otherwise is None and (listed is None or not set(listed) <= set(keys)):
+        missing = ", ".join(repr(v) for v in listed or () if v not in keys) or "any other value"
+        trace.note(Problem("match", "an arm for every value", f"none for {missing}", "Add otherwise=lambda: ..."))
+    arms: list[tuple[str, Any]] = [(str(key), arm) for key, arm in zip(keys, cases.values(), strict=True)]
+    if otherwise is not None:
+        arms.append(("otherwise", otherwise))
+    constant, _ = trace.infer(list(keys), "match")
+    return cast(T, _switch(trace, "match", {"value": expr, "cases": constant}, arms))
+
+
+def _switch(trace: Trace, name: str, args: dict[str, Expr], arms: list[tuple[str, Any]]) -> Value:
+    node = trace.add(Kind.SWITCH, name, args)
+    kinds: list[Any] = []
+    for role, arm in arms:
+        with trace.body(node, role) as block:
+            if not callable(arm) or isinstance(arm, Value):
+                came = f"{role}={type(arm).__name__}"
+                trace.note(
+                    Problem(
+                        node.name, "arms that are functions", came, "Write `lambda: ...` so that only one arm runs."
+                    )
+                )
+                continue
+            block.result, kind = trace.infer(arm(), f"{node.name}: {role}")
+            kinds.append(hints.widen(kind))
+    return Value(OutputExpr(node), hints.union(kinds), node.name)
+
+
+def loop(body: Callable[[T], T], init: T, *, until: Callable[[T], bool] | None = None, max_iters: int = 0) -> T:
+    """`body` applied again and again, beginning with `init`.
+
+    `until(state)` is checked before every iteration, on `init` too; when it is true the state is the result. After
+    `max_iters` iterations (required) the last state is the result.
+    """
+    trace = current()
+    if trace is None:
+        state = init
+        for _ in range(max_iters):
+            if until is not None and until(state):
+                break
+            state = body(state)
+        return state
+    return cast(T, _loop(trace, body, init, until, max_iters))
+
+
+def _loop(trace: Trace, body: Any, init: Any, until: Any, max_iters: int) -> Value:
+    expr, came = trace.infer(init, "loop")
+    takes = hints.widen(came)
+    if isinstance(body, Node) and body.signature.params:
+        takes = body.signature.params[0].type
+        trace.lift(init, takes, "loop", f"init, as {body.name} takes it,")
+    limit = bound_of(trace, "loop", "max_iters", max_iters)
+    node = trace.add(Kind.LOOP, "loop", {"init": expr}, limit=limit)
+    with trace.body(node, "iteration", ("state",)) as block:
+        state = Value(ParamExpr(block, 0), takes, f"the state of '{node.name}'")
+        block.result, gives = trace.infer(body(state), node.name)
+        if not hints.fits(gives, takes):
+            remedy = "The body's result is its next argument: make the two types equal."
+            expected = f"a body that gives {hints.describe(takes)}, as it takes"
+            trace.note(Problem(node.name, expected, hints.describe(gives), remedy))
+        if until is not None:
+            block.until = _until(trace, node.name, until, state)
+    result = hints.union((hints.widen(came), gives)) if came is not Any else gives
+    return Value(OutputExpr(node), result, node.name)
+
+
+def _until(trace: Trace, where: str, until: Any, state: Value) -> Expr | None:
+    before = len(trace.block.nodes)
+    condition = until(state)
+    if len(trace.block.nodes) != before:
+        del trace.block.nodes[before:]
+        remedy = "Let the body compute what decides, and compare a field of it."
+        trace.note(Problem(where, "until= a condition without calls", "a call of a node in it", remedy))
+        return None
+    expr, kind = trace.infer(condition, f"{where}: until")
+    if not hints.is_condition(kind):
+        trace.note(
+            Problem(where, "until= a condition of type bool", hints.describe(kind), "Compare it, e.g. d.score >= 8.")
+        )
+    return None if expr == ConstExpr(False) or condition is False else expr
+
+
+def certaindex(*, threshold: float, min_samples: int = 2) -> Stop:
+    """Stop sampling when the leading answer's share makes it at least `threshold` certain, after `min_samples`."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold: expected a number above 0, at most 1; got {threshold!r}")
+    if isinstance(min_samples, bool) or not isinstance(min_samples, int) or min_samples < 1:
+        raise ValueError(f"min_samples: expected a number from 1; got {min_samples!r}")
+    return Stop("certaindex", threshold=threshold, min_samples=min_samples)
+
+
+# --- expressions ------------------------------------------------------------------------------------------
+
+
+def length(items: Collection[Any]) -> int:
+    """`len(items)`, also of a value that does not exist yet; for conditions."""
+    return cast(int, _operation("len", (items,), int, lambda: len(items)))
+
+
+def contains(items: Collection[Any], item: object) -> bool:
+    """`item in items`, also for values that do not exist yet; for conditions."""
+    return cast(bool, _operation("in", (item, items), bool, lambda: item in items))
+
+
+def all_of(*conditions: bool) -> bool:
+    """Whether all conditions hold; the same as `a & b`, with types that every checker knows."""
+    return cast(bool, _operation("and", conditions, bool, lambda: all(conditions)))
+
+
+def any_of(*conditions: bool) -> bool:
+    """Whether one of the conditions holds; the same as `a | b`."""
+    return cast(bool, _operation("or", conditions, bool, lambda: any(conditions)))
+
+
+def negate(condition: bool) -> bool:
+    """Whether the condition does not hold; the same as `~a`, which checkers refuse on bool."""
+    return cast(bool, _operation("not", (condition,), bool, lambda: not condition))
+
+
+def _operation(op: str, args: tuple[Any, ...], gives: type, at_once: Callable[[], object]) -> object:
+    trace = current()
+    if trace is None or not any(isinstance(a, Value) for a in args):
+        return at_once()
+    pairs = [trace.infer(arg, f"fs.{op}") for arg in args]
+    if op in ("and", "or", "not"):
+        for _, kind in pairs:
+            if not hints.is_condition(kind):
+                trace.note(
+                    Problem(
+                        trace.name, "conditions of type bool", hints.describe(kind), "Compare first, e.g. x.score >= 8."
+                    )
+                )
+    return Value(OpExpr(op, tuple(e for e, _ in pairs)), gives, f"a condition ({op})")

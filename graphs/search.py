@@ -1,0 +1,73 @@
+"""`fs.Index(name).search(query, k=)`: a search of an index that the server holds under that name."""
+
+from functools import cached_property
+from typing import Any
+
+from flowserve.errors import Problem
+from flowserve.graphs import settings
+from flowserve.graphs.declaration import ConstExpr, OutputExpr
+from flowserve.graphs.nodes import Node
+from flowserve.graphs.plan import Kind, Retry, SearchSpec
+from flowserve.graphs.signature import Parameter, Signature
+from flowserve.graphs.trace import Trace
+from flowserve.graphs.types import Doc
+from flowserve.graphs.values import Value
+
+DEFAULT_K = 5
+MAX_K = 10_000
+
+
+_SIGNATURE = Signature(
+    "search", (Parameter("query", str), Parameter("k", int, required=False, default=DEFAULT_K)), list[Doc]
+)
+
+
+class SearchNode(Node[..., list[Doc]]):
+    """One search. Call it in a workflow, `.map` it over queries."""
+
+    def __init__(self, index: str, **options: Any) -> None:
+        self.index = index
+        self.settings, self.setting_problems = settings.read(**options)
+
+    def __call__(self, query: str, k: int = DEFAULT_K) -> list[Doc]:
+        """At most `k` passages, best first."""
+        return super().__call__(query, k=k)
+
+    @cached_property
+    def signature(self) -> Signature:
+        return _SIGNATURE
+
+    def problems(self) -> tuple[Problem, ...]:
+        if isinstance(self.index, str) and self.index and len(self.index) <= 200:
+            return self.setting_problems
+        return (
+            *self.setting_problems,
+            Problem(
+                "search", "the name of an index", f"fs.Index({self.index!r})", "Name the index as it was ingested."
+            ),
+        )
+
+    def declare(self, trace: Trace, args: dict[str, object]) -> Value:
+        exprs = trace.lift_all(self.signature, args)
+        k = exprs["k"]
+        if isinstance(k, ConstExpr) and k.value is not None and not settings.is_count(k.value, 1, MAX_K):
+            trace.note(Problem(self.name, f"k= a number from 1 to {MAX_K:,}", f"k={k.value!r}", "Ask for e.g. k=5."))
+        explicit = self.settings.name is not None
+        node = trace.add(Kind.SEARCH, self.name, exprs, SearchSpec(self.index), self.settings, explicit=explicit)
+        return Value(OutputExpr(node), list[Doc], node.name)
+
+
+class Index:
+    """An index of passages, by name. It need not exist before the workflow runs."""
+
+    def __init__(self, name: str, *, retry: int | Retry = 0, timeout: float | None = None, cache: bool = False) -> None:
+        self.name = name
+        self._options: dict[str, Any] = {"retry": retry, "timeout": timeout, "cache": cache}
+
+    @cached_property
+    def search(self) -> SearchNode:
+        """The search as a node: `index.search(query, k=5)`, `index.search.map(queries, k=5)`."""
+        return SearchNode(self.name, **self._options)
+
+    def __repr__(self) -> str:
+        return f"Index({self.name!r})"

@@ -1,0 +1,139 @@
+"""Prompt templates in the run: spans and values become pieces of text with known boundaries.
+
+Every iteration of an `each` span is one piece. The pieces joined are the text of rendering the whole template at
+once. How templates become spans is told in split.py, what they may do in sandbox.py.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from flowserve.errors import ValueInvalid
+from flowserve.graphs.plan import Span, Template
+from flowserve.graphs.sandbox import MAX_OUTPUT_CHARS, compiled, start_budget
+from flowserve.graphs.types import Message, ToolCall
+
+TEMPLATE, VALUE, CHUNK = "template", "value", "chunk"
+"""Origins; equal to the values of `engines.base.Origin`."""
+
+_MARK = "__fs_mark"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a rendered prompt. `origin` is `template`, `value` or `chunk`."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """A prompt with its values filled in, ready for a chat template."""
+
+    system: tuple[Piece, ...]
+    history: tuple[Message, ...]
+    user: tuple[Piece, ...]
+
+
+def render(spans: Sequence[Span], values: Mapping[str, Any]) -> list[Piece]:
+    """The pieces of a template for some values; empty ones are left out. Raises ValueInvalid."""
+    pieces: list[Piece] = []
+    size = 0
+    start_budget()
+    for span in spans:
+        if span.kind == "const":
+            found = [Piece(span.text, TEMPLATE)]
+        elif span.kind == "var":
+            found = [Piece(text, VALUE) for text in _render(span.text, values, size)]
+        else:
+            found = [Piece(text, CHUNK) for text in _render(_loop(span), values, size)]
+        pieces += [piece for piece in found if piece.text]
+        size += sum(len(piece.text) for piece in found)
+        _check_size(size)
+    return pieces
+
+
+def render_prompt(template: Template, values: Mapping[str, Any]) -> RenderedPrompt:
+    """System text, history and user text of a prompt. Raises ValueInvalid."""
+    history: tuple[Message, ...] = ()
+    if template.history is not None:
+        turns = values.get(template.history)
+        if not isinstance(turns, list | tuple):
+            raise ValueInvalid(f"expected '{template.history}' to be a list of messages; got {type(turns).__name__}")
+        history = tuple(map(message, turns))
+    return RenderedPrompt(tuple(render(template.system, values)), history, tuple(render(template.user, values)))
+
+
+def message(value: Any) -> Message:
+    """A Message from a Message or its JSON form. Raises ValueInvalid."""
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        raise ValueInvalid(f"expected a message with role and content; got {type(value).__name__}")
+    try:
+        calls = tuple(c if isinstance(c, ToolCall) else ToolCall(**c) for c in value.get("tool_calls") or ())
+    except TypeError:
+        raise ValueInvalid("expected tool_calls with id, name and arguments; got something else") from None
+    content = value.get("content")
+    return Message(
+        role=value["role"],
+        content=content if isinstance(content, str) else "",
+        tool_calls=calls,
+        tool_call_id=str(value.get("tool_call_id") or ""),
+        name=str(value.get("name") or ""),
+    )
+
+
+def _loop(span: Span) -> str:
+    """The loop of an `each` span as a template that marks the end of every iteration."""
+    return f"{{% for {span.item} in {span.over} %}}{span.text}{{{{ {_MARK}() }}}}{{% endfor %}}"
+
+
+class _Mark:
+    """Called by the template at the end of an iteration, when all text before it has been yielded."""
+
+    is_prompt_mark = True
+    """What lets the sandbox call it."""
+
+    def __init__(self, chunks: list[str]) -> None:
+        self.chunks = chunks
+        self.ends: list[int] = []
+
+    def __call__(self) -> str:
+        self.ends.append(len(self.chunks))
+        return ""
+
+
+def _render(source: str, values: Mapping[str, Any], size: int) -> list[str]:
+    """The text of a template, cut at its marks."""
+    chunks: list[str] = []
+    mark = _Mark(chunks)
+    try:
+        template = compiled(source)
+        context = template.new_context({**values, _MARK: mark})
+        for chunk in template.root_render_func(context):
+            chunks.append(chunk)
+            size += len(chunk)
+            _check_size(size)
+    except jinja2.TemplateError as error:
+        raise ValueInvalid(f"the template cannot be rendered: {error.message}") from None
+    except ValueInvalid:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueInvalid(f"the template cannot be rendered: {type(error).__name__}: {error}") from None
+    starts = [0, *mark.ends]
+    ends = [*mark.ends, len(chunks)]
+    return ["".join(chunks[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_OUTPUT_CHARS:
+        raise ValueInvalid(f"the rendered prompt has more than {MAX_OUTPUT_CHARS} characters")
+
+
+def joined(pieces: Iterable[Piece]) -> str:
+    """The text of some pieces."""
+    return "".join(piece.text for piece in pieces)
