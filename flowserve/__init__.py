@@ -71,7 +71,36 @@ _WHERE = {
 }
 """Public name -> the module of it; empty: the name is a module itself."""
 
-__all__ = sorted([*_WHERE, "__version__"])
+__all__ = [
+    "SLO",
+    "Doc",
+    "Index",
+    "Message",
+    "Retry",
+    "ToolCall",
+    "Workflow",
+    "__version__",
+    "agent",
+    "all_of",
+    "any_of",
+    "certaindex",
+    "close",
+    "configure",
+    "contains",
+    "dynamic",
+    "emit",
+    "errors",
+    "length",
+    "llm",
+    "loop",
+    "match",
+    "negate",
+    "prompt",
+    "testing",
+    "tool",
+    "when",
+    "workflow",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -86,6 +86,14 @@ class Trace:
         self._visits.add(place)
         return first
 
+    def other_way(self) -> "Trace | None":
+        """A fresh trace in which every `if` that was asked of a value answers False; None when none was."""
+        if not self._visits:
+            return None
+        other = Trace(self.name)
+        other._visits = set(self._visits)
+        return other
+
     # --- building -----------------------------------------------------------------------------------
 
     def add(

@@ -172,16 +172,13 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
     if not settings.is_name(sig.name):
         trace.note(Problem(sig.name, "a name of letters, digits, _ and -", sig.name, "Use `def`, or give name=."))
     trace.block.params = tuple(p.name for p in sig.params)
-    stand_ins = {
-        p.name: Value(ParamExpr(trace.block, i), p.type, f"parameter '{p.name}'") for i, p in enumerate(sig.params)
-    }
     cause: Exception | None = None
     with tracing(trace), trace.inside(workflow, sig.name):
         try:
             if inspect.iscoroutinefunction(workflow.fn):
                 remedy = "Write `def`: it only connects nodes. Code that awaits belongs in @fs.dynamic."
                 raise GraphError(sig.name, [Problem(sig.name, "a plain function", "'async def'", remedy)])
-            returned = workflow.fn(**stand_ins)
+            returned = workflow.fn(**_stand_ins(sig, trace))
             trace.block.result = trace.lift(returned, sig.returns, sig.name, "a result")
         except GraphError as error:
             trace.note(*error.problems)
@@ -194,6 +191,7 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
                 )
     input_schema, output_schema = _schemas(sig, trace)
     if trace.problems:
+        trace.note(*_problems_of_the_other_way(workflow, trace))
         raise GraphError(sig.name, list(trace.problems)) from cause
     text = sig.doc if workflow.description is None else workflow.description
     declaration = Declaration(sig.name, trace.block, input_schema, output_schema, workflow.slo, text)
@@ -201,6 +199,27 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
     functions = {name: fn for name, fn in trace.functions.items() if name not in trace.dynamics}
     dynamics = {name: trace.functions[name] for name in trace.functions if name in trace.dynamics}
     return Program(plan, functions, dynamics, _shapes(sig, trace))
+
+
+def _stand_ins(sig: Signature, trace: Trace) -> dict[str, Value]:
+    """The parameters of a workflow function while it is traced."""
+    return {p.name: Value(ParamExpr(trace.block, i), p.type, f"parameter '{p.name}'") for i, p in enumerate(sig.params)}
+
+
+def _problems_of_the_other_way(workflow: Workflow[..., Any], trace: Trace) -> tuple[Problem, ...]:
+    """A wrong workflow that asked `if` of a value took one way; what is wrong on the other should be said too."""
+    other = trace.other_way()
+    if other is None:
+        return ()
+    other.block.params = trace.block.params
+    with tracing(other), other.inside(workflow, workflow.signature.name):
+        try:
+            workflow.fn(**_stand_ins(workflow.signature, other))
+        except GraphError as error:
+            other.note(*error.problems)
+        except Exception:  # noqa: BLE001, S110 (told once, by the first way)
+            pass
+    return tuple(other.problems)
 
 
 def _schemas(sig: Signature, trace: Trace) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What the documents say is true of the code."""
 
 import ast
+import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_every_setting_is_documented_where_it_is_declared(settings: type) -> Non
     tree = ast.parse(Path(module.__file__ or "").read_text())
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == settings.__name__)
     said = set()
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in itertools.pairwise(body):
         documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and documented:
             said.add(statement.target.id)
@@ -76,7 +77,9 @@ def test_every_setting_is_documented_where_it_is_declared(settings: type) -> Non
 
 
 def test_nothing_in_the_repository_names_a_machine_or_an_index() -> None:
-    pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|home)/[A-Za-z0-9_.-]+|(index|find-links)[-_ ]?url", re.IGNORECASE)
+    pattern = re.compile(
+        r"(^|[^A-Za-z0-9_.])/(work|root|home)/[A-Za-z0-9_.-]+|(index|find-links)[-_ ]?url", re.IGNORECASE
+    )
     for folder in ("flowserve", "graphs", "retrieval", "cachestore", "examples", "docs", ".ci"):
         for file in (ROOT / folder).rglob("*"):
             if file.is_file() and file.suffix in (".py", ".md", ".toml", ".sh", ".svg", ".html", ".json", ""):

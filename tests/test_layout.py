@@ -48,3 +48,9 @@ def test_the_public_names_exist() -> None:
     for name in flowserve.__all__:
         assert getattr(flowserve, name) is not None
     assert importlib.import_module("flowserve.testing")
+
+
+def test_every_public_name_has_a_place_and_is_listed() -> None:
+    import flowserve
+
+    assert sorted({*flowserve._WHERE, "__version__"}) == sorted(flowserve.__all__)

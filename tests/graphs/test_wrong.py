@@ -394,3 +394,24 @@ def test_a_workflow_is_a_plain_function() -> None:
         return q
 
     assert "a plain function; got 'async def'" in problems_of(wrong)
+
+
+def test_both_ways_of_an_if_on_a_value_are_looked_at() -> None:
+    @fs.tool
+    def count(text: str) -> int:
+        """How long a text is."""
+        return len(text)
+
+    @fs.workflow()
+    def wrong(text: str) -> int:
+        if count(text) > 3:
+            return count(count(text))  # type: ignore[arg-type]
+        return count(text) + 1
+
+    with pytest.raises(GraphError) as error:
+        _ = wrong.program
+    said = [str(problem) for problem in error.value.problems]
+    assert len(said) == 3
+    assert any("`if`" in line for line in said)
+    assert any("got int" in line for line in said)
+    assert any("arithmetic" in line for line in said)
