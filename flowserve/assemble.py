@@ -56,7 +56,7 @@ def _hf(settings: Settings) -> Engine:
     _need("hf", "torch", "transformers", "llguidance")
     from flowserve.engines.hf import HFEngine
 
-    return HFEngine(model_folder(settings.model), name=settings.model, max_batch=settings.max_batch)
+    return HFEngine(model_folder(settings.model), name=settings.model, max_batch=settings.max_batch, prefix_bytes=128 << 20)
 
 
 def _fake(settings: Settings) -> Engine:

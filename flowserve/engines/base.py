@@ -2,7 +2,7 @@
 
 An engine takes a `Call` made of segments of token ids and yields `Output` deltas. It schedules nothing
 across workflows: order and windows are the core's. Adapters live beside this file, one each, and
-import their heavy packages when they are constructed. tests/engines/contract.py is the test suite that
+import their heavy packages when they are constructed. tests/engines/test_contract.py is the test suite that
 every adapter passes.
 """
 

@@ -11,6 +11,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 4
 """Tokens decoded again before the new ones. Decoders treat the first token specially (word pieces, the leading
 space of SentencePiece) and some look one or two back (spaces before punctuation)."""
+WINDOW_TOKENS = 16
+"""The context grows to this before it is cut again: one decoding per token instead of two."""
 PATIENCE_TOKENS = 8
 """An incomplete character is waited for this long; a UTF-8 character has four bytes, so longer is garbage."""
 
@@ -29,6 +31,7 @@ class Detokenizer:
         self._ids: list[int] = []
         self._start = 0
         self._read = 0
+        self._known = ""  # text of the context
         self._length = 0  # characters emitted
 
     def push(self, ids: Sequence[int]) -> str:
@@ -37,15 +40,17 @@ class Detokenizer:
         window = self._decode(self._ids[self._start :])
         if window.endswith(REPLACEMENT) and len(self._ids) - self._read < PATIENCE_TOKENS:
             return ""
-        known = self._decode(self._ids[self._start : self._read])
-        if not window.startswith(known):
+        if not window.startswith(self._known):
             return ""  # a later token changed an earlier one's text; finish() settles it
-        delta = window[len(known) :]
+        delta = window[len(self._known) :]
         if not delta:
             return ""
         self._read = len(self._ids)
-        self._start = self._context_start()
+        self._known = window
         self._length += len(delta)
+        if self._read - self._start > WINDOW_TOKENS:
+            self._start = self._context_start()
+            self._known = self._decode(self._ids[self._start : self._read])
         return delta
 
     def finish(self) -> str:
@@ -53,9 +58,14 @@ class Detokenizer:
         return self._decode(self._ids)[self._length :]
 
     def _context_start(self) -> int:
+        """Some tokens back, further when that is inside a character or among special tokens only."""
         start = max(0, self._read - CONTEXT_TOKENS)
-        while start > 0 and not self._decode(self._ids[start : self._read]):
-            start = max(0, start - CONTEXT_TOKENS)  # only special tokens: no context at all
+        last = max(0, start - 4 * PATIENCE_TOKENS)
+        while start > last:
+            text = self._decode(self._ids[start : self._read])
+            if text and not text.startswith(REPLACEMENT):
+                break
+            start -= 1
         return start
 
 
@@ -74,10 +84,11 @@ class StopScanner:
         if not self._stops:
             return text
         self._held += text
-        hits = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        hits = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if hits:
+            # The one that is complete first, so that the result does not depend on how the text is cut.
             self.stopped = True
-            shown, self._held = self._held[: min(hits)], ""
+            shown, self._held = self._held[: min(hits)[1]], ""
             return shown
         keep = self._possible_stop()
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

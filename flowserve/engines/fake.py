@@ -10,7 +10,6 @@ and context length are honoured. `engine.calls` holds what came in.
 import asyncio
 import contextlib
 import dataclasses
-import heapq
 import itertools
 import math
 import re
@@ -21,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flowserve.clock import Clock, ManualClock
+from flowserve.clock import Clock
 from flowserve.engines.base import (
     Call,
     Capabilities,
@@ -35,8 +34,9 @@ from flowserve.engines.base import (
 from flowserve.engines.checks import check_call
 from flowserve.engines.detok import TextStream
 from flowserve.engines.fill import dumps, fill
+from flowserve.engines.manual_time import ManualTime
 from flowserve.engines.words import FIRST_WORD, WordTokenizer
-from flowserve.errors import EngineError, EngineLost
+from flowserve.errors import EngineError, EngineLost, InputError
 from flowserve.ids import EngineId, Seconds, Tokens
 
 
@@ -54,42 +54,6 @@ Call that returns one of these, or a list or tuple of these: one per call."""
 Replies = Mapping[str, Reply] | Sequence[Reply] | Callable[[Call], Reply] | str | None
 Delays = Seconds | Mapping[str, Seconds] | Callable[[Call], Seconds]
 Sleep = Callable[[Seconds], Awaitable[None]]
-
-
-class ManualTime(ManualClock):
-    """A manual clock that one can also sleep on: `advance` wakes whoever is due, in order of time."""
-
-    def __init__(self, start: Seconds = 0.0) -> None:
-        super().__init__(start)
-        self._sleepers: list[tuple[Seconds, int, asyncio.Future[None]]] = []
-        self._count = itertools.count()
-
-    async def sleep(self, seconds: Seconds) -> None:
-        """Returns when the clock has been moved `seconds` forward."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.now() + seconds, next(self._count), future))
-        await future
-
-    def advance(self, seconds: Seconds) -> None:
-        super().advance(seconds)
-        while self._sleepers and self._sleepers[0][0] <= self.now():
-            future = heapq.heappop(self._sleepers)[2]
-            if not future.done():
-                future.set_result(None)
-
-    @property
-    def next_due(self) -> Seconds | None:
-        """When the earliest sleeper wakes; None when nobody sleeps."""
-        due = [at for at, _, future in self._sleepers if not future.done()]
-        return min(due, default=None)
-
-    @property
-    def sleeping(self) -> int:
-        """How many sleep now."""
-        return sum(not future.done() for _, _, future in self._sleepers)
 
 
 class FakeEngine:
@@ -158,6 +122,8 @@ class FakeEngine:
         self.calls.append(call)
         prompt_tokens = sum(len(segment.ids) for segment in call.segments)
         check_call(call, self._capabilities, prompt_tokens)
+        if call.id in self._running:
+            raise InputError(f"call '{call.id}' is running already; ids are unique")
         reply = self._reply(call)
         stopped = asyncio.Event()
         self._running[call.id] = stopped
@@ -175,17 +141,19 @@ class FakeEngine:
                     continue
                 if choice.index == 0 and choice.count:
                     await self._pause(self._token_delay_s, stopped)
-                if isinstance(reply, FailAfter) and choice.exhausted:
-                    raise reply.error
                 output = choice.step(aborted=stopped.is_set(), room=self._capabilities.max_context - prompt_tokens)
                 self._tokens_out += len(output.token_ids)
+                if isinstance(reply, FailAfter) and choice.exhausted:
+                    yield dataclasses.replace(output, finish=None)
+                    raise reply.error
                 yield output
             finished = not stopped.is_set()
-        except (EngineError, asyncio.CancelledError, GeneratorExit):
+        except Exception:
+            finished = True  # failed, not left
             raise
         finally:
             del self._running[call.id]
-            if not finished and not isinstance(reply, Exception | FailAfter):
+            if not finished:
                 self.aborted.append(call.id)
 
     async def prefill(self, call: Call) -> None:
@@ -217,7 +185,7 @@ class FakeEngine:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        waits = [asyncio.ensure_future(stopped.wait())]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped.wait())]
         if math.isfinite(seconds):
             waits.append(asyncio.ensure_future(self._sleep(seconds)))
         try:
@@ -229,7 +197,8 @@ class FakeEngine:
                 await asyncio.gather(*waits, return_exceptions=True)
 
     def _reply(self, call: Call) -> Reply:
-        key, reply = "", self._replies
+        key = ""
+        reply: Reply = self._replies
         if isinstance(reply, Mapping):
             key = next((name for name in _names(call) if name in reply), "")
             reply = reply[key] if key else None
@@ -241,10 +210,7 @@ class FakeEngine:
                 raise EngineError(f"the script {whose}has {len(reply)} replies; this is call {turn + 1}")
             reply = reply[turn]
         if callable(reply) and not isinstance(reply, type):
-            try:
-                reply = reply(call)
-            except Exception as error:  # a function may raise what the engine shall raise
-                reply = error
+            reply = reply(call)
         return default_reply(call) if reply is None else reply
 
 

@@ -22,14 +22,15 @@ CHAT_TEMPLATE = (
 )
 
 _PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
-_SPECIAL = re.compile("|".join(re.escape(token) for token in SPECIAL))
 
 
 class WordTokenizer:
-    """See the module. `chat_template` may be any template over the special tokens of this module, or None."""
+    """See the module. `chat_template` may use the `special` tokens; the first is bos, the second eos. None: no template."""
 
-    def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
+    def __init__(self, chat_template: str | None = CHAT_TEMPLATE, special: Sequence[str] = SPECIAL) -> None:
         self._chat_template = chat_template
+        self._special = tuple(special)
+        self._pattern = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
         self._words: dict[int, str] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -38,9 +39,9 @@ class WordTokenizer:
     def encode_template(self, text: str) -> list[int]:
         ids: list[int] = []
         at = 0
-        for match in _SPECIAL.finditer(text):
+        for match in self._pattern.finditer(text):
             ids += self.encode(text[at : match.start()])
-            ids.append(FIRST_SPECIAL + SPECIAL.index(match.group()))
+            ids.append(FIRST_SPECIAL + self._special.index(match.group()))
             at = match.end()
         return ids + self.encode(text[at:])
 
@@ -59,16 +60,16 @@ class WordTokenizer:
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        return {"bos_token": BOS, "eos_token": END}
+        return {"bos_token": self._special[0], "eos_token": self._special[1]}
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
         """Every string that `encode_template` recognises."""
-        return SPECIAL
+        return self._special
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        return (FIRST_SPECIAL + SPECIAL.index(END),)
+        return (FIRST_SPECIAL + 1,)
 
     def _piece(self, piece: str) -> list[int]:
         try:

@@ -113,6 +113,7 @@ class Executor:
         """A model call from outside any workflow."""
         raw: prompts.RawCall = run.raw
         raw.streams.clear()
+        sampling = raw.sampling
         engine = self._engine(command)
         if raw.prompt is not None:
             segments = prompts.plain_segments(engine, raw.prompt)
@@ -121,9 +122,10 @@ class Executor:
             if raw.tools is not None:
                 messages = prompts.instructed(messages, raw.tools.instructions)
             segments = self._formats.segments(engine, messages)
+            sampling = self._formats.stopped(engine, sampling)
         schema = raw.tools.schema if raw.tools is not None else raw.schema
         call = prompts.call_for(
-            run, task, engine, segments, raw.sampling, raw.model, schema, command.priority, command.timeout_s
+            run, task, engine, segments, sampling, raw.model, schema, command.priority, command.timeout_s
         )
         collected = await self._collect(run, task, engine, call)
         return Generation(
@@ -149,6 +151,7 @@ class Executor:
         else:
             segments = self._formats.segments(engine, messages)
         sampling, model = prompts.sampling_of(spec, run, task)
+        sampling = self._formats.stopped(engine, sampling)
         call = prompts.call_for(
             run, task, engine, segments, sampling, model, schema, command.priority, command.timeout_s
         )

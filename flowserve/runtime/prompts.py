@@ -164,6 +164,11 @@ class PromptFormats:
             self._formats[engine.id] = ChatFormat(engine.tokenizer)
         return self._formats[engine.id]
 
+    def stopped(self, engine: Engine, sampling: Sampling) -> Sampling:
+        """`sampling` that also ends where a model without a chat template would begin the next turn."""
+        stop = self.of(engine).stop
+        return replace(sampling, stop=(*sampling.stop, *stop)) if stop else sampling
+
     def segments(self, engine: Engine, messages: Sequence[PromptMessage]) -> tuple[Segment, ...]:
         return self.of(engine).segments(messages)
 

@@ -1,0 +1,333 @@
+"""Any transformers causal LM in this process: the embedded engine, and the reference for the others.
+
+Batching across calls is ours (flowserve/engines/stepper.py over batch.py and slots.py), on transformers' models and cache
+classes. Transformers' own continuous batching (5.23: ContinuousBatchingManager, generate_batch with paged sdpa) was
+tried first. It cancels and streams, but its per-request settings are temperature, top-k and top-p alone: no seed of
+a request's own, no mask of a grammar, no logprobs of alternatives, no sharing bounded by tenant. On a CPU it sizes its
+memory from a device it does not have and took ten seconds to start for a model of two million parameters.
+
+One thread loads the model and computes. The event loop only puts calls into its inbox and gets outputs back
+once per step. Read next: stepper.py.
+"""
+
+import asyncio
+import queue
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowserve.engines.base import Call, Capabilities, EngineStatus, Output, Tokenizer
+from flowserve.engines.checks import check_call
+from flowserve.engines.grammar import Grammars
+from flowserve.engines.hf_load import Source, load_model
+from flowserve.engines.hf_tokenizer import HFTokenizer
+from flowserve.engines.job import Job
+from flowserve.engines.prefix import PrefixCache
+from flowserve.engines.stepper import Stepper
+from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, Unsupported
+from flowserve.ids import Bytes, EngineId, Seconds, Tokens
+
+IDLE_RELEASE_S: Seconds = 30.0
+"""After so long without work the KV table is given back."""
+
+
+class HFEngine:
+    """See the module.
+
+    model: folder or hub name. name: what it is called in `capabilities.models`; the last part of `model` by default.
+    device: "auto" is a GPU when there is one. dtype: a torch dtype's name; "auto" is float32 on a CPU, else the
+        checkpoint's own.
+    max_batch: sequences decoded at once. max_context: lowers the model's own limit. prefill_chunk: prompt tokens
+        computed between two decode steps; None is 256 on a CPU, 2048 on a GPU.
+    threads: of torch on the CPU; None is one for small models, torch's own choice for others.
+    kv_bytes: bound of the KV of live sequences. prefix_bytes: of remembered prefixes; 0 turns their reuse off.
+    `Call.timeout_s` is the runtime's to keep: it aborts.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str | None = None,
+        id: str = "hf",
+        device: str = "auto",
+        dtype: str = "auto",
+        max_batch: int = 32,
+        max_context: Tokens | None = None,
+        prefill_chunk: Tokens | None = None,
+        threads: int | None = None,
+        kv_bytes: Bytes = 4 << 30,
+        prefix_bytes: Bytes = 256 << 20,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        for field, value in (("max_batch", max_batch), ("prefill_chunk", prefill_chunk or 1), ("kv_bytes", kv_bytes)):
+            if value < 1:
+                raise ConfigError(f"HFEngine {field}: expected at least 1, got {value}")
+        self._name = name or Path(model).name
+        self._id = EngineId(id)
+        self._max_batch = max_batch
+        self._max_context = max_context
+        self._prefill_chunk = prefill_chunk
+        self._kv_bytes = kv_bytes
+        self._prefix_bytes = prefix_bytes
+        self._source = Source(str(model), device, dtype, threads, revision, trust_remote_code)
+        self._quiet = quiet
+        self._capabilities = Capabilities(models=(self._name,))
+        self._tokenizer: HFTokenizer | None = None
+        self._vocabulary = 0
+        self._grammars: Grammars | None = None
+        self._no_grammars = ""
+        self._stepper: Stepper | None = None
+        self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
+        self._jobs: dict[str, Job] = {}
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._down = "not started"
+
+    @property
+    def id(self) -> EngineId:
+        return self._id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise EngineLost(f"engine '{self._id}' is {self._down}: it has no tokenizer")
+        return self._tokenizer
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name=f"flowserve-{self._id}", daemon=True)
+        self._thread.start()
+        await self._ready
+        self._down = ""
+
+    async def generate(self, call: Call) -> AsyncIterator[Output]:
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        job = await self._job(call, inbox, prefill_only=False)
+        if job.call.sampling.n > self._max_batch:
+            raise InputError(
+                f"call '{call.id}': n: expected at most {self._max_batch} (the batch); got {call.sampling.n}"
+            )
+        self._begin(job)
+        remaining = call.sampling.n
+        try:
+            while remaining:
+                item = await inbox.get()
+                if isinstance(item, BaseException):
+                    remaining = 0
+                    raise item
+                assert isinstance(item, Output), "only a prefill is answered with None"
+                remaining -= item.finish is not None
+                yield item
+        finally:
+            self._end(job, early=remaining > 0)
+
+    async def prefill(self, call: Call) -> None:
+        """Returns when the prompt's KV is remembered."""
+        if not self._capabilities.prefix_reuse:
+            return
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        job = await self._job(call, inbox, prefill_only=True)
+        self._begin(job)
+        done = False
+        try:
+            item = await inbox.get()
+            done = True
+            if item is not None:
+                raise item
+        finally:
+            self._end(job, early=not done)
+
+    async def abort(self, call_id: str) -> None:
+        job = self._jobs.get(call_id)
+        if job is not None:
+            self._inbox.put(("abort", job))
+
+    def status(self) -> EngineStatus:
+        stepper = self._stepper
+        if stepper is None or self._down:
+            return EngineStatus(up=False, reason=self._down)
+        return EngineStatus(
+            up=True,
+            running=stepper.running,
+            waiting=stepper.waiting + self._inbox.qsize(),
+            window=self._max_batch,
+            kv_used=stepper.kv_used,
+            tokens_out_total=stepper.tokens_out,
+        )
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._down = self._down or "closed"
+        self._inbox.put(("close", None))
+        await asyncio.to_thread(thread.join)
+
+    def __repr__(self) -> str:
+        return f"<HFEngine {self._id} {self._name} {self._down or 'up'} calls={sorted(self._jobs)}>"
+
+    # --- on the event loop -------------------------------------------------------------------------------
+
+    async def _job(self, call: Call, inbox: "asyncio.Queue[Any]", prefill_only: bool) -> Job:
+        """The call, checked and with its grammar compiled."""
+        if self._down:
+            raise EngineLost(f"engine '{self._id}' is {self._down}")
+        prompt = call.prompt_ids
+        if call.schema is not None and self._grammars is None:
+            raise Unsupported(f"engine '{self._id}' lacks the capability 'schema': {self._no_grammars}")
+        check_call(call, self._capabilities, len(prompt))
+        wrong = next((i for i in prompt if not 0 <= i < self._vocabulary), None)
+        if wrong is not None:
+            raise InputError(
+                f"call '{call.id}': token id {wrong} is outside the model's vocabulary ({self._vocabulary})"
+            )
+        grammar = None
+        if call.schema is not None and self._grammars is not None and not prefill_only:
+            grammar = await asyncio.to_thread(self._grammars.compile, call.schema)
+            if self._down:
+                raise EngineLost(f"engine '{self._id}' is {self._down}")
+        return Job(call, prompt, inbox.put_nowait, grammar=grammar, prefill_only=prefill_only)
+
+    def _begin(self, job: Job) -> None:
+        if job.call.id in self._jobs:
+            raise InputError(f"call '{job.call.id}' is running already; ids are unique")
+        self._jobs[job.call.id] = job
+        self._inbox.put(("add", job))
+
+    def _end(self, job: Job, early: bool) -> None:
+        del self._jobs[job.call.id]
+        if early:
+            self._inbox.put(("abort", job))
+
+    def _deliver(self, items: list[tuple[Job, Any]]) -> None:
+        for job, item in items:
+            job.deliver(item)
+
+    def _loaded(self, error: Exception | None) -> None:
+        assert self._ready is not None
+        if self._ready.done():
+            return
+        if error is None:
+            self._ready.set_result(None)
+        else:
+            self._down = f"not loaded: {error}"
+            self._ready.set_exception(error)
+
+    def _lost(self, error: BaseException) -> None:
+        self._down = f"lost: {type(error).__name__}: {error}"
+        for job in self._jobs.values():
+            job.deliver(EngineLost(f"engine '{self._id}' is {self._down}"))
+
+    # --- in the thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                self._stepper = self._load()
+                self._tell(self._loaded, None)
+                self._work(self._stepper)
+        except (ConfigError, EngineError) as error:
+            self._tell(self._loaded, error)
+        except BaseException as error:  # noqa: BLE001 the thread's last act is to say why it ends
+            failure = EngineError(f"engine '{self._id}': {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._tell(self._loaded, failure)
+            self._tell(self._lost, error)
+
+    def _work(self, stepper: Stepper) -> None:
+        while self._drain(stepper):
+            if not stepper.idle:
+                try:
+                    stepper.step()
+                except Exception as error:  # noqa: BLE001 the step's own bookkeeping failed: nobody's state is sure
+                    stepper.fail_all(EngineError(f"engine '{self._id}': step failed: {type(error).__name__}: {error}"))
+            self._flush(stepper)
+
+    def _drain(self, stepper: Stepper) -> bool:
+        """Take in what came; waits when there is nothing to compute. False: close."""
+        while True:
+            try:
+                act, job = self._inbox.get(block=stepper.idle and not stepper.outbox, timeout=IDLE_RELEASE_S)
+            except queue.Empty:
+                if stepper.idle and not stepper.outbox:
+                    stepper.release()
+                    continue
+                return True
+            if job is None:
+                stepper.abort_all()
+                self._close_inbox(stepper)
+                return False
+            if act == "add":
+                stepper.add(job)
+            else:
+                stepper.abort(job)
+
+    def _close_inbox(self, stepper: Stepper) -> None:
+        """Whatever came after the close is aborted too."""
+        while not self._inbox.empty():
+            act, job = self._inbox.get()
+            if act == "add" and job is not None:
+                stepper.add(job)
+        stepper.abort_all()
+        self._flush(stepper)
+
+    def _flush(self, stepper: Stepper) -> None:
+        """One crossing to the event loop per step."""
+        if stepper.outbox:
+            items, stepper.outbox = stepper.outbox, []
+            self._tell(self._deliver, items)
+
+    def _tell(self, function: Any, argument: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self._inbox.put(("close", None))
+
+    def _load(self) -> Stepper:
+        began = time.monotonic()
+        self._say(f"loading model {self._name} ...")
+        loaded = load_model(self._source, self._kv_bytes)
+        if loaded.remark:
+            self._say(loaded.remark)
+        self._tokenizer, self._vocabulary = loaded.tokenizer, loaded.vocabulary
+        self._grammars, self._no_grammars = loaded.grammars, loaded.no_grammars
+        context = min(loaded.max_context, self._max_context or sys.maxsize)
+        self._capabilities = Capabilities(
+            models=(self._name,),
+            max_context=context,
+            priority=True,
+            logprobs=True,
+            schema=loaded.grammars is not None,
+            prefix_reuse=loaded.batch.shares_prefixes and self._prefix_bytes > 0,
+            deterministic_seed=True,
+        )
+        seconds = time.monotonic() - began
+        self._say(f"model {self._name}: {loaded.parameters / 1e6:.1f}M parameters on {loaded.device}, {seconds:.1f} s")
+        return Stepper(
+            loaded.batch,
+            loaded.tokenizer,
+            PrefixCache(self._prefix_bytes),
+            loaded.grammars,
+            max_batch=self._max_batch,
+            max_context=context,
+            prefill_chunk=self._prefill_chunk or (256 if loaded.device == "cpu" else 2048),
+        )
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)

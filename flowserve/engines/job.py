@@ -1,0 +1,56 @@
+"""A call and its choices while the transformers engine works on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowserve.engines.base import Call
+from flowserve.engines.detok import Decode, TextStream
+from flowserve.engines.grammar import Grammar
+from flowserve.engines.sampling import Chooser
+from flowserve.ids import Tokens
+
+
+@dataclass(eq=False)
+class Job:
+    """One call on its way through the engine."""
+
+    call: Call
+    prompt: tuple[int, ...]
+    deliver: Callable[[Any], None]
+    """Called on the event loop with each Output, with the exception that ends the call, or with None when a
+    prefill is done."""
+    grammar: Grammar | None = None
+    prefill_only: bool = False
+    cached: Tokens = 0
+    """Prompt tokens whose KV was reused."""
+    over: bool = False
+    """Nothing more will be delivered."""
+    open: set[int] = field(default_factory=set)
+    """Choices that have not finished."""
+    announced: bool = False
+    """prompt_tokens went out."""
+
+    def __post_init__(self) -> None:
+        self.open = set(range(0 if self.prefill_only else self.call.sampling.n))
+
+
+class Choice:
+    """A decoding sequence."""
+
+    __slots__ = ("chooser", "grammar", "ids", "index", "job", "limit", "stream")
+
+    def __init__(self, job: Job, index: int, grammar: Grammar | None, decode: Decode, max_context: Tokens) -> None:
+        call = job.call
+        self.job = job
+        self.index = index
+        self.chooser = Chooser(call.sampling, index)
+        self.grammar = grammar
+        self.stream = TextStream(decode, call.sampling.stop)
+        self.ids: list[int] = []
+        self.limit = min(call.sampling.max_tokens, max_context - len(job.prompt))
+
+    @property
+    def length(self) -> Tokens:
+        """Positions whose KV exists: all but the last chosen token's."""
+        return len(self.job.prompt) + len(self.ids) - 1

@@ -1,0 +1,342 @@
+"""The compute loop of the transformers engine, one step at a time: who is prefilled, who decodes, who leaves.
+
+A step is: at most `prefill_chunk` prompt tokens, then one token for every decoding sequence. So calls join and leave
+between steps, and a long prompt delays the others' next token by one chunk at most. Single-threaded and without asyncio:
+flowserve/engines/hf.py runs it in a thread, tests run it directly. Results are left in `outbox`.
+
+Slots: 0 to len(live)-1 decode, the next one is being prefilled.
+"""
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from flowserve.engines import sampling
+from flowserve.engines.base import Finish, Logprob, Output, Tokenizer
+from flowserve.engines.batch import Batch
+from flowserve.engines.grammar import Grammar, Grammars
+from flowserve.engines.job import Choice, Job
+from flowserve.engines.prefix import PrefixCache
+from flowserve.errors import EngineError
+from flowserve.ids import Tokens
+
+
+class Stepper:
+    """See the module."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        tokenizer: Tokenizer,
+        prefixes: PrefixCache,
+        grammars: Grammars | None,
+        *,
+        max_batch: int,
+        max_context: Tokens,
+        prefill_chunk: Tokens,
+    ) -> None:
+        self.outbox: list[tuple[Job, Any]] = []
+        self.tokens_out = 0
+        self._batch = batch
+        self._tokenizer = tokenizer
+        self._prefixes = prefixes
+        self._grammars = grammars
+        self._max_batch = max_batch
+        self._max_context = max_context
+        self._prefill_chunk = prefill_chunk
+        self._eos = frozenset(tokenizer.eos_ids)
+        self._live: list[Choice] = []
+        self._waiting: list[tuple[int, int, Job]] = []
+        self._arrivals = itertools.count()
+        self._current: Job | None = None
+        self._computed: Tokens = 0  # of the current job's prompt
+
+    @property
+    def running(self) -> int:
+        """Choices in the batch."""
+        return len(self._live) + (self._current is not None)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not (self._live or self._waiting or self._current)
+
+    @property
+    def kv_used(self) -> float:
+        return self._batch.used(sum(choice.length for choice in self._live) + self._computed)
+
+    def add(self, job: Job) -> None:
+        heapq.heappush(self._waiting, (job.call.priority, next(self._arrivals), job))
+
+    def abort(self, job: Job) -> None:
+        """The job's open choices end now, with what they have."""
+        if job.over:
+            return
+        for choice in self._live:
+            if choice.job is job:
+                self._end(choice, Finish.ABORT, choice.stream.finish())
+        for index in sorted(job.open):
+            self._output(job, index, finish=Finish.ABORT)
+        if job.prefill_only and not job.over:
+            self._close(job, None)
+        self._drop_ended()
+
+    def abort_all(self) -> None:
+        for job in dict.fromkeys([*(choice.job for choice in self._live), *(job for *_, job in self._waiting)]):
+            self.abort(job)
+        if self._current is not None:
+            self.abort(self._current)
+
+    def fail_all(self, error: Exception) -> None:
+        """Every job ends with `error`."""
+        for job in [choice.job for choice in self._live] + [job for *_, job in self._waiting]:
+            self._close(job, error)
+        if self._current is not None:
+            self._close(self._current, error)
+        self._drop_ended()
+
+    def release(self) -> None:
+        """Give unused memory back; only when idle."""
+        self._batch.release()
+
+    def step(self) -> None:
+        """Some prefill, then one token for each decoding sequence."""
+        self._prefill()
+        if self._live:
+            self._decode()
+        self._drop_ended()
+
+    # --- prefill ---------------------------------------------------------------------------------------
+
+    def _prefill(self) -> None:
+        budget = self._prefill_chunk
+        while budget > 0:
+            if self._current is None:
+                self._current = self._admitted()
+            job = self._current
+            if job is None:
+                return
+            try:
+                budget -= self._prefill_some(job, budget)
+            except Exception as error:  # noqa: BLE001 whatever a forward raises concerns this call alone
+                self._fail([job], error)
+            if job.over or self._computed == len(job.prompt):
+                self._current, self._computed = None, 0
+                self._drop_ended()
+
+    def _admitted(self) -> Job | None:
+        """The next waiting job, if there is room for it."""
+        while self._waiting and self._waiting[0][2].over:
+            heapq.heappop(self._waiting)
+        if not self._waiting:
+            return None
+        job = self._waiting[0][2]
+        slots = len(self._live) + max(1, len(job.open))
+        positions = (
+            max(self._reach(job), *(self._reach(choice.job) for choice in self._live))
+            if self._live
+            else self._reach(job)
+        )
+        if self._live and (slots > self._max_batch or not self._batch.can_hold(slots, positions)):
+            return None
+        heapq.heappop(self._waiting)
+        try:
+            self._batch.hold(slots, positions)
+            self._computed = 0
+            if self._batch.shares_prefixes:
+                # At least one token is computed: its logits are needed.
+                for kv in self._prefixes.match(job.call.tenant, job.prompt[:-1]):
+                    self._batch.load(len(self._live), self._computed, kv)
+                    self._computed += kv[0].shape[2]
+            job.cached = self._computed
+        except Exception as error:  # noqa: BLE001 out of memory, most likely
+            self._fail([job], error)
+        return job
+
+    def _reach(self, job: Job) -> Tokens:
+        """Positions the job may come to need."""
+        more = 0 if job.prefill_only else job.call.sampling.max_tokens
+        return min(len(job.prompt) + more, self._max_context)
+
+    def _prefill_some(self, job: Job, budget: Tokens) -> Tokens:
+        if job.over:
+            return 0
+        slot = len(self._live)
+        end = self._computed + budget if self._batch.chunks_prefill else len(job.prompt)
+        ids = job.prompt[self._computed : end]
+        logits = self._batch.prefill(slot, ids, self._computed)
+        self._computed += len(ids)
+        if self._computed == len(job.prompt):
+            self._begin(job, slot, logits)
+        return len(ids)
+
+    def _begin(self, job: Job, slot: int, logits: torch.Tensor) -> None:
+        """The prompt is computed: remember it, and choose every choice's first token."""
+        self._remember(job.call.tenant, job.prompt, slot)
+        if job.prefill_only:
+            self._close(job, None)
+            return
+        count = len(job.open)
+        for other in range(slot + 1, slot + count):
+            self._batch.copy(slot, other, len(job.prompt))
+        grammars = [job.grammar and job.grammar.fork() for _ in range(count)]
+        choices = [
+            Choice(job, i, grammar, self._tokenizer.decode, self._max_context) for i, grammar in enumerate(grammars)
+        ]
+        self._live += choices
+        self._advance(choices, logits.expand(count, -1))
+
+    def _remember(self, tenant: str, tokens: Sequence[int], slot: int) -> None:
+        if self._batch.shares_prefixes:
+            self._prefixes.insert(tenant, tokens, lambda start, end: self._batch.save(slot, start, end))
+
+    # --- decode ----------------------------------------------------------------------------------------
+
+    def _decode(self) -> None:
+        live = list(self._live)
+        try:
+            logits = self._batch.decode([choice.ids[-1] for choice in live], [choice.length for choice in live])
+        except Exception as error:  # noqa: BLE001 all of them were in this forward
+            self._fail([choice.job for choice in live], error)
+            return
+        self._advance(live, logits)
+
+    def _advance(self, choices: Sequence[Choice], logits: torch.Tensor) -> None:
+        """Choose the next token of each."""
+        constrained = [(i, choice) for i, choice in enumerate(choices) if choice.grammar is not None]
+        allowed = self._constrained(constrained, logits) if constrained else logits
+        fine = torch.isfinite(allowed.amax(dim=-1)).tolist()
+        tokens = sampling.choose(allowed, [choice.chooser for choice in choices])
+        wanted = [choice.job.call.sampling.logprobs for choice in choices]
+        tops = sampling.logprobs(logits, tokens, wanted)
+        for choice, token, top, finite in zip(choices, tokens, tops, fine, strict=True):
+            if choice.job.over:
+                continue
+            try:
+                if not finite:
+                    raise EngineError("the model's logits are not finite")
+                self._take(choice, token, top)
+            except Exception as error:  # noqa: BLE001 a grammar or a decoder that fails concerns its own call
+                self._fail([choice.job], error)
+
+    def _constrained(self, constrained: Sequence[tuple[int, Choice]], logits: torch.Tensor) -> torch.Tensor:
+        assert self._grammars is not None, "a grammar came from them"
+        masks = self._grammars.masks(len(constrained))
+        for row, (_, choice) in enumerate(constrained):
+            assert choice.grammar is not None
+            try:
+                choice.grammar.fill_mask(masks, row)
+            except EngineError as error:
+                self._fail([choice.job], error)
+        allowed = logits.clone()
+        sampling.forbid(allowed, [i for i, _ in constrained], masks)
+        return allowed
+
+    def _take(self, choice: Choice, token: int, top: sampling.TopLogprobs | None) -> None:
+        """`token` is the choice's next; tell the caller, and end the choice if it is the last."""
+        choice.ids.append(token)
+        self.tokens_out += 1
+        logprobs = () if top is None else (self._logprob(token, top),)
+        text = ""
+        finish: Finish | None = None
+        if token in self._eos and not choice.job.call.sampling.ignore_eos:
+            finish = Finish.STOP
+        else:
+            text = choice.stream.push((token,))
+            if choice.stream.stopped or (choice.grammar is not None and self._completes(choice.grammar, token)):
+                finish = Finish.STOP
+            elif len(choice.ids) >= choice.limit:
+                finish = Finish.LENGTH
+        if finish is None:
+            self._output(choice.job, choice.index, (token,), text, logprobs)
+            return
+        text += choice.stream.finish()
+        if choice.stream.stopped:
+            finish = Finish.STOP
+        self._end(choice, finish, text, (token,), logprobs)
+
+    @staticmethod
+    def _completes(grammar: Grammar, token: int) -> bool:
+        grammar.take(token)
+        return grammar.complete
+
+    def _logprob(self, token: int, top: sampling.TopLogprobs) -> Logprob:
+        def text(i: int) -> str:
+            return self._tokenizer.decode((i,))
+
+        return Logprob(token, text(token), top.chosen, tuple((i, text(i), value) for i, value in top.top))
+
+    # --- ends ------------------------------------------------------------------------------------------
+
+    def _end(
+        self,
+        choice: Choice,
+        finish: Finish,
+        text: str,
+        ids: tuple[int, ...] = (),
+        logprobs: tuple[Logprob, ...] = (),
+    ) -> None:
+        if choice.index not in choice.job.open:
+            return
+        tokens = (*choice.job.prompt, *choice.ids[:-1])
+        if choice.ids and finish is not Finish.ABORT:
+            self._remember(choice.job.call.tenant, tokens, self._live.index(choice))
+        self._output(choice.job, choice.index, ids, text, logprobs, finish)
+
+    def _output(
+        self,
+        job: Job,
+        index: int,
+        ids: tuple[int, ...] = (),
+        text: str = "",
+        logprobs: tuple[Logprob, ...] = (),
+        finish: Finish | None = None,
+    ) -> None:
+        first = index == 0 and not job.announced
+        job.announced = job.announced or first
+        prompt, cached = (len(job.prompt), job.cached) if first else (0, 0)
+        self.outbox.append((job, Output(index, ids, text, logprobs, finish, prompt, cached)))
+        if finish is not None:
+            job.open.discard(index)
+            job.over = not job.open
+
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        for job in dict.fromkeys(jobs):
+            if isinstance(error, EngineError):
+                self._close(job, error)
+            else:
+                failure = EngineError(f"call '{job.call.id}': {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                self._close(job, failure)
+
+    def _close(self, job: Job, item: Exception | None) -> None:
+        """The last word on a job."""
+        if job.over:
+            return
+        job.over = True
+        job.open.clear()
+        self.outbox.append((job, item))
+
+    def _drop_ended(self) -> None:
+        """Close the gaps that ended choices left in the slots."""
+        live, before = self._live, len(self._live)
+        slot = 0
+        while slot < len(live):
+            if live[slot].index in live[slot].job.open:
+                slot += 1
+                continue
+            last = live.pop()
+            if slot < len(live):
+                if last.index in last.job.open:
+                    self._batch.move(len(live), slot, last.length)
+                live[slot] = last
+        if self._current is not None and self._current.over:
+            self._current, self._computed = None, 0
+        elif self._current is not None and len(live) < before and self._computed:
+            self._batch.move(before, len(live), self._computed)

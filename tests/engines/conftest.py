@@ -1,0 +1,174 @@
+"""Engines under test. A new adapter joins the contract suite by adding a maker to `MAKERS`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowserve.engines.base import Call, Engine, Origin, Sampling, Segment
+from flowserve.engines.fake import FakeEngine
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog. ",
+    '{"name": "Krekol", "size": 12, "tags": ["a", "b"], "ok": true, "next": null}',
+    "Krekol Systems is led by Mudi. Who leads Krekol Systems? é ü 漢字 🎈",
+]
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tiny_tokenizer() -> Any:
+    """Byte-level BPE over a handful of sentences."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<pad>", "<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_config(family: str, vocabulary: int) -> Any:
+    """A random model of a family, small enough to run in milliseconds."""
+    import transformers as t
+
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    gemma = {**common, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
+    gpt2: dict[str, Any] = {"n_positions": 512, "n_embd": 48, "n_layer": 3, "n_head": 4, "initializer_range": 0.3}
+    ids: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    make: dict[str, Callable[[], Any]] = {
+        "llama": lambda: t.LlamaConfig(**common),
+        "qwen2": lambda: t.Qwen2Config(**common),
+        "qwen3": lambda: t.Qwen3Config(**common, head_dim=16),
+        "mistral": lambda: t.MistralConfig(**common, sliding_window=8),
+        "gemma2": lambda: t.Gemma2Config(**gemma),
+        "gpt2": lambda: t.GPT2Config(**gpt2, **ids),
+        "bloom": lambda: t.BloomConfig(hidden_size=48, n_layer=3, n_head=4, initializer_range=0.3, **ids),
+        "mamba": lambda: t.MambaConfig(hidden_size=48, num_hidden_layers=3, state_size=8, initializer_range=0.3, **ids),
+    }
+    return make[family]()
+
+
+def save_tiny(folder: Path, family: str) -> Path:
+    """A random model of `family` with its tokenizer, in a folder of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    target = folder / family
+    if not target.exists():
+        tokenizer = tiny_tokenizer()
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(tiny_config(family, len(tokenizer)))
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """By family: the folder of a tiny random model."""
+    pytest.importorskip("torch", reason="the transformers engine needs torch")
+    folder = tmp_path_factory.mktemp("models")
+    return lambda family: save_tiny(folder, family)
+
+
+@pytest.fixture
+def tiny_tokenizer_of() -> Callable[[], Any]:
+    """Makes a small byte-level BPE tokenizer."""
+    return tiny_tokenizer
+
+
+Maker = Callable[[pytest.FixtureRequest], Engine]
+
+
+def make_fake(request: pytest.FixtureRequest) -> Engine:
+    return FakeEngine(
+        lambda call: None if call.schema else 'one two three "four" five six é🎈 seven eight nine ten', max_context=512
+    )
+
+
+def make_hf(request: pytest.FixtureRequest) -> Engine:
+    folder = request.getfixturevalue("tiny_folder")("llama")
+    from flowserve.engines.hf import HFEngine
+
+    return HFEngine(folder, max_batch=8, prefill_chunk=32, quiet=True)
+
+
+MAKERS: dict[str, Maker] = {"fake": make_fake, "hf": make_hf}
+
+
+@pytest.fixture(params=["fake", pytest.param("hf", marks=pytest.mark.torch)])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    """A started engine of each kind."""
+    made = MAKERS[request.param](request)
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def call(engine: Engine) -> Callable[..., Call]:
+    """A call of `engine` with a text prompt; keywords are Sampling's or Call's."""
+    return maker_of_calls(engine)
+
+
+@pytest.fixture
+def calls_for() -> Callable[[Engine], Callable[..., Call]]:
+    """As `call`, for an engine that the test made."""
+    return maker_of_calls
+
+
+def maker_of_calls(engine: Engine) -> Callable[..., Call]:
+    count = iter(range(1_000_000))
+
+    def make(text: str = "Who leads Krekol?", **settings: Any) -> Call:
+        fields = {name: settings.pop(name) for name in list(settings) if name in Call.__dataclass_fields__}
+        segment = Segment(tuple(engine.tokenizer.encode(text)), Origin.VALUE, text)
+        fields = {"id": f"call-{next(count)}", "segments": (segment,), **fields}
+        return Call(sampling=Sampling(**{"max_tokens": 8, **settings}), **fields)
+
+    return make
+
+
+Settle = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture
+def settle() -> Settle:
+    """Wait, without sleeping, until something is true that another thread makes true."""
+    import asyncio
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0)
+
+    return wait
