@@ -1,0 +1,161 @@
+"""Between the wire and the core, once in each direction."""
+
+from typing import Any
+
+from flowserve.errors import Problem
+from flowserve.graphs.plan import Plan
+from flowserve.graphs.types import Doc
+from flowserve.retrieval.documents import Document
+from flowserve.retrieval.protocols import IndexInfo
+from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
+from flowserve.server.schemas import IngestRequest, RunRequest
+from flowserve.server.wire import dumps
+
+# --- in ---------------------------------------------------------------------------------------------------------
+
+
+def options_of(body: RunRequest, tenant: str) -> SubmitOptions:
+    return SubmitOptions(
+        timeout_s=body.timeout,
+        priority=body.priority,
+        tier=body.slo.tier if body.slo is not None else None,
+        tenant=tenant,
+        session=body.session_id,
+        metadata=body.metadata,
+        overrides={name: change.model_dump(exclude_none=True) for name, change in body.overrides.items()},
+        seed=body.seed,
+    )
+
+
+def documents_of(body: IngestRequest) -> list[Document]:
+    return [Document(item.id, item.text, item.metadata) for item in body.documents]
+
+
+# --- out: plain data of the shapes in `schemas` -------------------------------------------------------------------
+
+
+def run_summary(run: RunSnapshot) -> dict[str, Any]:
+    return {
+        "object": "run",
+        "id": run.id,
+        "workflow": run.workflow,
+        "version": run.version,
+        "status": run.status,
+        "created": run.created,
+        "started": run.started,
+        "ended": run.ended,
+        "usage": {"tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cached_tokens": run.cached_tokens},
+        "metadata": run.metadata,
+        "last_seq": run.last_seq,
+    }
+
+
+def run_result(run: RunSnapshot) -> dict[str, Any]:
+    return {**run_summary(run), "result": run.result, "error": run.error}
+
+
+def run_detail(run: RunSnapshot) -> dict[str, Any]:
+    return {**run_result(run), "nodes": [_node(record) for record in run.nodes]}
+
+
+def _node(record: NodeRecord) -> dict[str, Any]:
+    return {
+        "task": record.task,
+        "node": record.node,
+        "label": record.label,
+        "kind": record.kind,
+        "status": record.status.value,
+        "attempt": record.attempt,
+        "ready_s": record.ready_s,
+        "started_s": record.started_s,
+        "first_token_s": record.first_token_s,
+        "ended_s": record.ended_s,
+        "tokens_in": record.tokens_in,
+        "tokens_out": record.tokens_out,
+        "cached_tokens": record.cached_tokens,
+        "engine": record.engine,
+        "error": record.error,
+    }
+
+
+def event_data(event: RunEvent) -> bytes:
+    """The `data` line of a server-sent event."""
+    return dumps(
+        {
+            "seq": event.seq,
+            "run_id": event.run,
+            "ts": event.ts,
+            "type": event.type,
+            "node": event.node,
+            "task": event.task,
+            "data": event.data,
+        }
+    )
+
+
+def workflow_summary(plan: Plan) -> dict[str, Any]:
+    return {
+        "object": "workflow",
+        "name": plan.name,
+        "version": plan.digest,
+        "description": plan.description,
+        "nodes": len(plan.nodes),
+    }
+
+
+def workflow_out(plan: Plan) -> dict[str, Any]:
+    slo = {"ttft": plan.slo.ttft, "e2e": plan.slo.e2e, "tpot": plan.slo.tpot, "tier": plan.slo.tier}
+    return {**workflow_summary(plan), "input": plan.input, "output": plan.output, "slo": slo}
+
+
+def graph_out(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "version": plan.digest,
+        "nodes": [
+            {
+                "id": node.id,
+                "name": node.name,
+                "kind": node.kind.name.lower(),
+                "block": node.block,
+                "deps": list(node.deps),
+                "bodies": list(node.bodies),
+                "limit": node.limit,
+            }
+            for node in plan.nodes
+        ],
+        "blocks": [
+            {
+                "id": block.id,
+                "name": block.name,
+                "params": list(block.params),
+                "nodes": list(block.nodes),
+                "parent": block.parent,
+            }
+            for block in plan.blocks
+        ],
+    }
+
+
+def problem_out(problem: Problem) -> dict[str, Any]:
+    return {"where": problem.where, "expected": problem.expected, "came": problem.came, "remedy": problem.remedy}
+
+
+def index_out(info: IndexInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "documents": info.documents,
+        "passages": info.passages,
+        "embedder": info.embedder,
+        "generation": info.generation,
+    }
+
+
+def hit_out(hit: Doc) -> dict[str, Any]:
+    return {
+        "text": hit.text,
+        "id": hit.id,
+        "document": hit.document,
+        "score": float(hit.score),
+        "metadata": dict(hit.metadata),
+    }

@@ -1,0 +1,71 @@
+"""Native door, indexes: put documents in, look for passages."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from flowserve.server import schemas as s
+from flowserve.server.convert import documents_of, hit_out, index_out
+from flowserve.server.door import Door
+from flowserve.server.errors import declared
+from flowserve.server.routes import GuardedRoute, Tenant
+from flowserve.server.wire import JSON
+
+IndexName = Annotated[str, Path(pattern=s.NAME, description="Letters, digits, `_`, `-` and `.`.")]
+
+
+class Indexes:
+    """Endpoints of indexes. Indexes are shared by all tenants of a server."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def page(self, tenant: Tenant) -> Response:
+        """All indexes."""
+        service = self._door.runtime.retrieval
+        names = sorted(service.names()) if service is not None else []
+        return JSON(
+            {"object": "list", "data": [index_out(service.info(name)) for name in names if service is not None]}
+        )
+
+    async def ingest(self, name: IndexName, body: s.IngestRequest, tenant: Tenant) -> Response:
+        """Add or replace documents. They are split, embedded and on disk when this answers; the index is made if need be."""
+        return JSON(index_out(await self._door.retrieval().ingest(name, documents_of(body))))
+
+    async def search(self, name: IndexName, body: s.SearchRequest, tenant: Tenant) -> Response:
+        """The passages that are nearest to a query, best first."""
+        hits = await self._door.retrieval().search(name, body.query, body.k)
+        return JSON({"hits": [hit_out(hit) for hit in hits]})
+
+
+def router(door: Door) -> APIRouter:
+    """Routes of indexes."""
+    indexes = Indexes(door)
+    routes = APIRouter(route_class=GuardedRoute, tags=["indexes"])
+    routes.add_api_route(
+        "/v1/indexes",
+        indexes.page,
+        methods=["GET"],
+        operation_id="listIndexes",
+        summary="List indexes",
+        responses={200: {"model": s.IndexList, "description": "All of them."}, **declared((401, 422, 502))},
+    )
+    body = (400, 401, 404, 408, 413, 415, 422, 429, 500, 502)
+    routes.add_api_route(
+        "/v1/indexes/{name}/documents",
+        indexes.ingest,
+        methods=["POST"],
+        operation_id="ingestDocuments",
+        summary="Add documents",
+        responses={200: {"model": s.IndexOut, "description": "The index afterwards."}, **declared(body)},
+    )
+    routes.add_api_route(
+        "/v1/indexes/{name}/search",
+        indexes.search,
+        methods=["POST"],
+        operation_id="searchIndex",
+        summary="Search an index",
+        responses={200: {"model": s.SearchOut, "description": "Hits, best first."}, **declared(body)},
+    )
+    return routes

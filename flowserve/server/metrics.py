@@ -1,0 +1,122 @@
+"""What `/metrics` shows. No label holds text that a client chose: workflows and engines are the operator's.
+
+Counters and histograms are fed when a run ends; gauges are read from the runtime when somebody asks.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from flowserve.runtime.records import NodeRecord, RunSnapshot
+from flowserve.runtime.run import Run
+from flowserve.runtime.runner import Runtime
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+YIELD_EVERY = 256
+"""Nodes of one run after which the loop gets a turn."""
+
+
+class Metrics:
+    """Counts what ended. One per application."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._runs = Counter(
+            "flowserve_runs", "Runs that ended, by outcome.", ["workflow", "status"], registry=self.registry
+        )
+        self._run_seconds = Histogram(
+            "flowserve_run_seconds",
+            "From submission to the end.",
+            ["workflow"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._node_seconds = Histogram(
+            "flowserve_node_seconds",
+            "From the start of a node's last execution to its end.",
+            ["workflow", "kind"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._queue_seconds = Histogram(
+            "flowserve_node_queue_seconds",
+            "From ready to started.",
+            ["workflow", "kind"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "flowserve_tokens",
+            "Tokens of model calls; `cached` ones are part of `in`.",
+            ["workflow", "direction"],
+            registry=self.registry,
+        )
+        self._following: set[asyncio.Task[None]] = set()
+        self.registry.register(_Gauges(runtime, self))
+
+    @property
+    def live(self) -> int:
+        """Runs that were submitted here and have not ended."""
+        return len(self._following)
+
+    def follow(self, run: Run) -> None:
+        """Count `run` when it ends."""
+        task = asyncio.create_task(self._follow(run))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _follow(self, run: Run) -> None:
+        await run.wait()
+        ended = run.snapshot()
+        self._count(ended)
+        for i, node in enumerate(ended.nodes, 1):
+            self._count_node(ended.workflow, node)
+            if i % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    def _count(self, run: RunSnapshot) -> None:
+        self._runs.labels(run.workflow, run.status).inc()
+        if run.ended is not None:
+            self._run_seconds.labels(run.workflow).observe(run.ended - run.created)
+        for direction, count in (("in", run.tokens_in), ("out", run.tokens_out), ("cached", run.cached_tokens)):
+            self._tokens.labels(run.workflow, direction).inc(count)
+
+    def _count_node(self, workflow: str, node: NodeRecord) -> None:
+        if node.started_s is None:
+            return
+        if node.ended_s is not None:
+            self._node_seconds.labels(workflow, node.kind).observe(node.ended_s - node.started_s)
+        if node.ready_s is not None:
+            self._queue_seconds.labels(workflow, node.kind).observe(node.started_s - node.ready_s)
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Gauges(Collector):
+    """What is true at the moment of the question."""
+
+    def __init__(self, runtime: Runtime, metrics: Metrics) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        live = GaugeMetricFamily("flowserve_runs_live", "Runs submitted over HTTP and not ended.")
+        live.add_metric([], self._metrics.live)
+        yield live
+        rows = self._runtime.engines()
+        for name, field, text in (
+            ("flowserve_engine_up", "up", "1 when the engine takes calls."),
+            ("flowserve_engine_inflight", "running", "Choices in the engine's batch."),
+            ("flowserve_engine_waiting", "waiting", "Calls that wait inside the engine."),
+            ("flowserve_engine_kv_used", "kv_used", "Share of KV memory in use."),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["engine"])
+            for row in rows:
+                family.add_metric([str(row["id"])], float(row[field]))
+            yield family

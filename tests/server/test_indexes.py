@@ -1,0 +1,51 @@
+"""Native door, indexes, over the real retrieval with the hashing embedder."""
+
+from typing import Any
+
+import pytest
+
+NOTES = [
+    {"id": "moon.md", "text": "The tide follows the moon.", "metadata": {"from": "almanac"}},
+    {"id": "bread.md", "text": "Bread needs yeast and patience."},
+]
+
+
+async def test_documents_that_are_put_in_are_found(served: Any) -> None:
+    info = (await served.http.post("/v1/indexes/notes/documents", json={"documents": NOTES})).json()
+    assert (info["name"], info["documents"]) == ("notes", 2)
+    hits = (await served.http.post("/v1/indexes/notes/search", json={"query": "what follows the moon", "k": 1})).json()
+    [hit] = hits["hits"]
+    assert (hit["document"], hit["metadata"]) == ("moon.md", {"from": "almanac"})
+    assert hit["text"] == "The tide follows the moon."
+    assert -1 <= hit["score"] <= 1
+    assert [item["name"] for item in (await served.http.get("/v1/indexes")).json()["data"]] == ["notes"]
+
+
+async def test_a_workflow_searches_what_was_put_in(served: Any) -> None:
+    await served.http.post("/v1/indexes/notes/documents", json={"documents": NOTES})
+    body = {"input": {"question": "yeast"}}
+    run = (await served.http.post("/v1/workflows/lookup/runs", json=body)).json()
+    assert run["result"][0]["document"] == "bread.md"
+
+
+async def test_an_unknown_index_is_404(served: Any) -> None:
+    assert (await served.http.post("/v1/indexes/none/search", json={"query": "x"})).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "a%2Fb", "x" * 101])
+async def test_a_name_that_is_no_plain_name_never_reaches_the_disk(served: Any, name: str) -> None:
+    response = await served.http.post(f"/v1/indexes/{name}/documents", json={"documents": NOTES})
+    assert response.status_code in (404, 422)
+    assert (await served.http.get("/v1/indexes")).json()["data"] == []
+
+
+@pytest.mark.parametrize("body", [{"query": ""}, {"query": "x", "k": 0}, {"query": "x", "k": "3"}, {"q": "x"}, {}, []])
+async def test_a_search_of_the_wrong_shape_is_refused(served: Any, body: Any) -> None:
+    assert (await served.http.post("/v1/indexes/notes/search", json=body)).status_code == 422
+
+
+async def test_a_server_without_retrieval_says_so(serve: Any) -> None:
+    async with serve(retrieval=False) as served:
+        assert (await served.http.get("/v1/indexes")).json()["data"] == []
+        response = await served.http.post("/v1/indexes/notes/search", json={"query": "x"})
+        assert (response.status_code, response.json()["code"]) == (422, "unsupported")

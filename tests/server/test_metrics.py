@@ -1,0 +1,59 @@
+"""What `/metrics` counts."""
+
+import asyncio
+import re
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+async def samples(served: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    response = await served.http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+async def test_runs_are_counted_by_workflow_and_outcome(served: Any) -> None:
+    await served.run("echo")
+    await served.run("echo")
+    await served.run("refusing")
+    found = await samples(served)
+    assert found["flowserve_runs_total", (("status", "completed"), ("workflow", "echo"))] == 2
+    assert found["flowserve_runs_total", (("status", "failed"), ("workflow", "refusing"))] == 1
+    assert found["flowserve_run_seconds_count", (("workflow", "echo"),)] == 2
+    assert found["flowserve_node_seconds_count", (("kind", "llm"), ("workflow", "echo"))] == 2
+    assert found["flowserve_tokens_total", (("direction", "out"), ("workflow", "echo"))] > 0
+    assert found["flowserve_runs_live", ()] == 0
+
+
+async def test_gauges_tell_what_is_true_now(served: Any) -> None:
+    run = (await served.run("stuck", mode="background")).json()
+    async with asyncio.timeout(10):
+        while not served.engine.calls:
+            await served.http.get("/health")
+    found = await samples(served)
+    assert found["flowserve_runs_live", ()] == 1
+    assert found["flowserve_engine_inflight", (("engine", "fake"),)] == 1
+    assert found["flowserve_engine_up", (("engine", "fake"),)] == 1
+    await served.http.delete(f"/v1/runs/{run['id']}")
+    await served.engine.close()
+    found = await samples(served)
+    assert found["flowserve_runs_total", (("status", "cancelled"), ("workflow", "stuck"))] == 1
+    assert found["flowserve_engine_up", (("engine", "fake"),)] == 0
+
+
+async def test_no_label_holds_text_of_a_client(served: Any) -> None:
+    await served.run("echo", text="MARKER", metadata={"a": "MARKER"}, session_id="MARKER")
+    await served.run("MARKER")
+    assert "MARKER" not in (await served.http.get("/metrics")).text
+
+
+async def test_every_metric_is_ours_or_the_process_s_and_explained(served: Any) -> None:
+    text = (await served.http.get("/metrics")).text
+    names = re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE)
+    assert names
+    assert all(name.startswith(("flowserve_", "process_")) and len(help_text) > 10 for name, help_text in names)
