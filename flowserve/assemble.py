@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
 from flowserve.config import RuntimeConfig
 from flowserve.engines.base import Engine
-from flowserve.errors import ConfigError, UnknownName
+from flowserve.errors import ConfigError, FlowServeError, UnknownName
+from flowserve.graphs.dynamic import DynamicNode
+from flowserve.graphs.nodes import Node
+from flowserve.graphs.tool import ToolNode
 from flowserve.graphs.workflow import Workflow
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.runner import Runtime
@@ -56,7 +60,9 @@ def _hf(settings: Settings) -> Engine:
     _need("hf", "torch", "transformers", "llguidance")
     from flowserve.engines.hf import HFEngine
 
-    return HFEngine(model_folder(settings.model), name=settings.model, max_batch=settings.max_batch, prefix_bytes=128 << 20)
+    return HFEngine(
+        model_folder(settings.model), name=settings.model, max_batch=settings.max_batch, prefix_bytes=128 << 20
+    )
 
 
 def _fake(settings: Settings) -> Engine:
@@ -121,17 +127,31 @@ async def default_runtime(choices: Mapping[str, Any]) -> Runtime:
     return runtime
 
 
-def load_workflows(file: Path) -> list[Workflow[..., Any]]:
-    """Import a Python file and return its workflows, in order of definition. The file's folder is importable meanwhile.
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a Python file declares, in order of definition."""
+
+    workflows: tuple[Workflow[..., Any], ...]
+    tools: tuple[ToolNode[..., Any], ...] = ()
+    dynamics: tuple[DynamicNode[..., Any], ...] = ()
+
+
+def load(file: Path) -> Declared:
+    """Import a Python file and collect what it declares. The file's folder is importable meanwhile.
 
     Raises ConfigError for a file that cannot be imported or has no workflow.
     """
-    module = _imported(file)
-    found = [value for value in vars(module).values() if isinstance(value, Workflow)]
-    unique = list(dict.fromkeys(found))
-    if not unique:
+    values = list(dict.fromkeys(value for value in vars(_imported(file)).values() if isinstance(value, Node)))
+    workflows = tuple(value for value in values if isinstance(value, Workflow))
+    if not workflows:
         raise ConfigError(f"{file}: expected at least one @fs.workflow function; found none")
-    return unique
+    tools = tuple(value for value in values if isinstance(value, ToolNode))
+    return Declared(workflows, tools, tuple(value for value in values if isinstance(value, DynamicNode)))
+
+
+def load_workflows(file: Path) -> tuple[Workflow[..., Any], ...]:
+    """The workflows of a Python file; see `load`."""
+    return load(file).workflows
 
 
 def _imported(file: Path) -> ModuleType:
@@ -146,6 +166,12 @@ def _imported(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         spec.loader.exec_module(module)
+    except FlowServeError:
+        raise
+    except Exception as error:
+        line = next((f.lineno for f in reversed(extract_tb(error.__traceback__)) if Path(f.filename) == file), None)
+        line = error.lineno if isinstance(error, SyntaxError) else line
+        raise ConfigError(f"{file}, line {line}: cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(file.parent.resolve()))
     return module

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from flowserve import demo as sample
-from flowserve.assemble import Settings
+from flowserve.assemble import Declared, Settings
 from flowserve.cli.indexing import add
 from flowserve.cli.serving import listening
 from flowserve.cli.targets import say
@@ -34,7 +34,7 @@ async def _demo(settings: Settings, port: int, once: bool, question: str) -> int
     say("ingesting the sample documents")
     info = await add(load(sample.corpus_path()).documents, INDEX, settings)
     say(f"index {info.name}: {info.documents} documents, {info.passages} passages")
-    async with listening([rag], settings, from_environ(port=port)) as (server, task):
+    async with listening(Declared((rag,)), settings, from_environ(port=port)) as (server, task):
         answered = await _ask(server.url, question)
         if once or not answered:
             return 0 if answered else 1

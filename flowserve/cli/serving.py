@@ -3,14 +3,12 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-from flowserve.assemble import Settings, load_workflows, make_runtime
+from flowserve.assemble import Declared, Settings, load, make_runtime
 from flowserve.cli.targets import say
-from flowserve.graphs.workflow import Workflow
 from flowserve.server.app import create_app
 from flowserve.server.listen import Listener, listener
 from flowserve.server.settings import ServerSettings, from_environ
@@ -19,18 +17,16 @@ from flowserve.server.settings import ServerSettings, from_environ
 def serve(file: Path, settings: Settings, host: str, port: int, insecure: bool, record: Path | None) -> None:
     """Compile, start the engine, listen. Everything that can be wrong is found before the port is opened."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    workflows = load_workflows(file)
+    declared = load(file)
     server_settings = from_environ(host=host, port=port, insecure=insecure or None)
-    asyncio.run(_serve(workflows, settings, server_settings, record))
+    asyncio.run(_serve(declared, settings, server_settings, record))
 
 
-async def _serve(
-    workflows: list[Workflow[..., Any]], settings: Settings, server_settings: ServerSettings, record: Path | None
-) -> None:
+async def _serve(declared: Declared, settings: Settings, server_settings: ServerSettings, record: Path | None) -> None:
     with record.open("w", encoding="utf-8") if record is not None else nullcontext() as file:
         write = file.write if file is not None else None
-        async with listening(workflows, settings, server_settings, write) as (server, task):
-            names = ", ".join(workflow.name for workflow in workflows)
+        async with listening(declared, settings, server_settings, write) as (server, task):
+            names = ", ".join(workflow.name for workflow in declared.workflows)
             say(f"serving {names} at {server.url} (pages: {server.url}/docs)")
             await task
 
@@ -44,14 +40,16 @@ def _settle_memory() -> None:
 
 @asynccontextmanager
 async def listening(
-    workflows: Iterable[Workflow[..., Any]],
+    declared: Declared,
     settings: Settings,
     server_settings: ServerSettings,
     log_line: Callable[[str], object] | None = None,
 ) -> AsyncIterator[tuple[Listener, "asyncio.Task[None]"]]:
     """A server that accepts requests, and the task that ends when it has shut down. Closes the runtime at the end."""
-    runtime = make_runtime(settings, workflows, log_line)
-    server = listener(create_app(runtime, server_settings), server_settings)
+    runtime = make_runtime(settings, declared.workflows, log_line)
+    server = listener(
+        create_app(runtime, server_settings, tools=declared.tools, dynamics=declared.dynamics), server_settings
+    )
     say(f"starting engine {settings.engine} with {settings.model}")
     await runtime.start()
     _settle_memory()
@@ -65,6 +63,6 @@ async def listening(
             raise SystemExit(2)  # uvicorn has said why (the port is taken)
         yield server, task
     finally:
-        server.should_exit = True
+        server.stop()
         await asyncio.wait([task])
         await runtime.aclose()

@@ -198,7 +198,7 @@ class Driver:
         text = str(cause) if cause is not None else TEXTS.get(command.code or e.Code.INTERNAL, "internal error")
         label = task.record.label if task is not None else None
         error = RunFailed(f"node {label} failed: {text}", run.id, label)
-        error.__cause__ = cause
+        error.__cause__ = cause or error_for(command.code or e.Code.INTERNAL, text)
         self._finish(run, Status.FAILED, error=error)
 
     def _finish(

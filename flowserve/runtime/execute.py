@@ -14,7 +14,7 @@ from typing import Any
 from flowserve.core.commands import Dispatch
 from flowserve.engines.base import Call, Engine, Finish, Logprob, Output
 from flowserve.engines.chat import PromptMessage
-from flowserve.engines.tools import ToolFormat, calls_message, result_message
+from flowserve.engines.tools import AnswerStream, ToolFormat, calls_message, result_message
 from flowserve.errors import EngineError, FlowServeError, RetrievalError, ToolError
 from flowserve.graphs.context import listening
 from flowserve.graphs.plan import LLMSpec, ToolSpec
@@ -237,10 +237,13 @@ def _choice(collected: Collected, index: int, tools: ToolFormat | None) -> Choic
     text = collected.text(index)
     finish = collected.finish[index]
     logprobs = tuple(collected.logprobs.get(index, ()))
-    if tools is None or finish is Finish.LENGTH:
+    if tools is None:
         return Choice(text, finish.value, (), logprobs)
+    if finish is Finish.LENGTH:  # cut off inside the JSON around it: what can be shown is the answer so far
+        return Choice(AnswerStream().push(text), finish.value, (), logprobs)
     turn = tools.parse(text)
     if turn.calls:
         calls = tuple(ToolCall(f"call_{secrets.token_hex(8)}", c.name, c.arguments) for c in turn.calls)
         return Choice("", "tool_calls", calls, logprobs)
-    return Choice(str(turn.answer), finish.value, (), logprobs)
+    answer = turn.answer if isinstance(turn.answer, str) else json.dumps(turn.answer, ensure_ascii=False)
+    return Choice(answer, finish.value, (), logprobs)

@@ -41,7 +41,7 @@ TEXTS: dict[Code, str] = {
 
 
 def error_for(code: Code, message: str) -> errors.FlowServeError:
-    """An exception that carries a failure across a `Return` into a dynamic node."""
+    """An exception for a failure that the scheduler found itself, or that crosses a `Return` into a dynamic node."""
     by_code: dict[Code, type[errors.FlowServeError]] = {
         Code.TOOL: errors.ToolError,
         Code.RETRIEVAL: errors.RetrievalError,
@@ -49,5 +49,7 @@ def error_for(code: Code, message: str) -> errors.FlowServeError:
         Code.ENGINE_LOST: errors.EngineLost,
         Code.REQUEST: errors.RequestError,
         Code.LIMIT: errors.RequestError,
+        Code.TIMEOUT: errors.RunTimedOut,
+        Code.INTERNAL: errors.InternalError,
     }
     return by_code.get(code, errors.EngineError)(message)
