@@ -168,13 +168,20 @@ def _imported(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except FlowServeError:
         raise
-    except Exception as error:
-        line = next((f.lineno for f in reversed(extract_tb(error.__traceback__)) if Path(f.filename) == file), None)
-        line = error.lineno if isinstance(error, SyntaxError) else line
-        raise ConfigError(f"{file}, line {line}: cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        where = f"{file}, line {line}" if (line := _line_of(error, file.resolve())) else str(file)
+        raise ConfigError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(file.parent.resolve()))
     return module
+
+
+def _line_of(error: BaseException, file: Path) -> int | None:
+    """Where in `file` the error began."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file:
+        return error.lineno
+    frames = reversed(extract_tb(error.__traceback__))
+    return next((frame.lineno for frame in frames if Path(frame.filename).resolve() == file), None)
 
 
 def _need(extra: str, *packages: str) -> None:

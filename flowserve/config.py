@@ -27,8 +27,6 @@ class RuntimeConfig:
     """Events of ended runs kept in memory, all runs together; the oldest run goes first."""
     cache_entries: int = 4_096
     """Results of `cache=True` nodes kept in memory."""
-    max_result_chars: int = 8_000_000
-    """A tool or model result longer than this (as JSON) fails its node."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

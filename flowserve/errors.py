@@ -73,11 +73,11 @@ class InputError(RequestError):
 
 
 class UnknownName(RequestError):
-    """There is nothing of that name; the message lists what there is."""
+    """There is nothing of that name; the message lists what there is, where that is `known`."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str] = ()) -> None:
-        listed = ", ".join(sorted(known)[:20]) or "none"
-        super().__init__(f"there is no {kind} '{name}'; known: {listed}")
+    def __init__(self, kind: str, name: str, known: Sequence[str] | None = None) -> None:
+        listed = "" if known is None else f"; known: {', '.join(sorted(known)[:20]) or 'none'}"
+        super().__init__(f"there is no {kind} '{name}'{listed}")
         self.kind = kind
         self.name = name
 

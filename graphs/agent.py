@@ -83,8 +83,8 @@ class AgentNode(Node[..., R]):
         parallel = bound_of(trace, self.name, "max_parallel_tools", self.max_parallel_tools)
         exprs = trace.lift_all(self.signature, args)
         payload = AgentDecl(llm.name, llm, tools, parallel)
-        named = self.settings.name is not None
-        node = trace.add(Kind.AGENT, self.name, exprs, payload, self.settings, limit=steps, explicit=named)
+        named_by = None if self.settings.name is None else self
+        node = trace.add(Kind.AGENT, self.name, exprs, payload, self.settings, limit=steps, named_by=named_by)
         return Value(OutputExpr(node), self.output, node.name)
 
 

@@ -75,8 +75,8 @@ class DynamicNode(Node[P, R]):
         exprs = trace.lift_all(sig, args)
         limit = bound_of(trace, sig.name, "max_calls", self.max_calls)
         trace.function(sig, self.fn, dynamic=True)
-        explicit = self.settings.name not in (None, self.function_name)
-        node = trace.add(Kind.DYNAMIC, self.name, exprs, self.spec, self.settings, limit=limit, explicit=explicit)
+        named_by = None if self.settings.name in (None, self.function_name) else self
+        node = trace.add(Kind.DYNAMIC, self.name, exprs, self.spec, self.settings, limit=limit, named_by=named_by)
         with trace.inside(self, sig.name) as fresh:
             if fresh:
                 self._declare_callees(trace, node)

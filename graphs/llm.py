@@ -99,8 +99,8 @@ class LLMNode(Node[P, R]):
     def declare(self, trace: Trace, args: dict[str, object]) -> Value:
         spec = trace.model(self.spec, self.signature.returns)
         exprs = trace.lift_all(self.signature, args)
-        named = self.settings.name is not None
-        node = trace.add(Kind.LLM, self.name, exprs, spec, self.settings, explicit=named)
+        named_by = None if self.settings.name is None else self
+        node = trace.add(Kind.LLM, self.name, exprs, spec, self.settings, named_by=named_by)
         return Value(OutputExpr(node), self.signature.returns, node.name)
 
     @property

@@ -10,6 +10,7 @@ Read next: graphs/evaluate.py (values of expressions), graphs/template.py (promp
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from flowserve.errors import InputError, OutputInvalid, ToolError, UnknownName
@@ -129,7 +130,11 @@ class Program:
 
     def is_async(self, name: str) -> bool:
         """Whether tool `name` must be awaited (else the runtime runs it in a thread)."""
-        return inspect.iscoroutinefunction(self.functions[name])
+        return name in self._awaited
+
+    @cached_property
+    def _awaited(self) -> frozenset[str]:
+        return frozenset(name for name, fn in self.functions.items() if inspect.iscoroutinefunction(fn))
 
     def _of(self, name: str, table: Mapping[str, T]) -> T:
         if name not in table:

@@ -21,7 +21,7 @@ class Handle(Protocol):
 
     @property
     def status(self) -> str:
-        """queued running cancelling completed failed cancelled timed_out."""
+        """queued running completed failed cancelled timed_out."""
         ...
 
     def result(self, timeout_s: float | None = None) -> Any:
@@ -29,6 +29,14 @@ class Handle(Protocol):
         ...
 
     def cancel(self) -> None: ...
+
+    def events(self, after: int = 0) -> Iterator[Any]:
+        """Events (`runtime.records.RunEvent`) with `seq > after` as they come, the terminal one last."""
+        ...
+
+    def snapshot(self) -> Any:
+        """Status, node table, timings and tokens (`runtime.records.RunSnapshot`)."""
+        ...
 
 
 class Runner(Protocol):
@@ -57,6 +65,8 @@ class Runner(Protocol):
 
 _factory: Callable[[], Runner] | None = None
 _override: ContextVar[tuple[Runner, ...]] = ContextVar("flowserve_runners", default=())
+_overriding: list[Runner] = []
+"""The same for threads that were started without the context of the block: a pool's, a test client's."""
 
 
 def set_runner(factory: Callable[[], Runner] | None) -> None:
@@ -67,7 +77,7 @@ def set_runner(factory: Callable[[], Runner] | None) -> None:
 
 def current_runner() -> Runner:
     """The innermost overriding runner, else the installed one. Raises ConfigError when there is none."""
-    overriding = _override.get()
+    overriding = _override.get() or _overriding
     if overriding:
         return overriding[-1]
     if _factory is None:
@@ -80,9 +90,11 @@ def current_runner() -> Runner:
 
 @contextmanager
 def override_runner(runner: Runner) -> Iterator[Runner]:
-    """Use `runner` in this context until the block ends; nests."""
+    """Use `runner` until the block ends; nests. In other contexts the block that was entered last counts."""
     token = _override.set((*_override.get(), runner))
+    _overriding.append(runner)
     try:
         yield runner
     finally:
+        _overriding.remove(runner)
         _override.reset(token)

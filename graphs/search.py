@@ -52,8 +52,8 @@ class SearchNode(Node[..., list[Doc]]):
         k = exprs["k"]
         if isinstance(k, ConstExpr) and k.value is not None and not settings.is_count(k.value, 1, MAX_K):
             trace.note(Problem(self.name, f"k= a number from 1 to {MAX_K:,}", f"k={k.value!r}", "Ask for e.g. k=5."))
-        explicit = self.settings.name is not None
-        node = trace.add(Kind.SEARCH, self.name, exprs, SearchSpec(self.index), self.settings, explicit=explicit)
+        named_by = None if self.settings.name is None else self
+        node = trace.add(Kind.SEARCH, self.name, exprs, SearchSpec(self.index), self.settings, named_by=named_by)
         return Value(OutputExpr(node), list[Doc], node.name)
 
 

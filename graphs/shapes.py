@@ -8,7 +8,7 @@ integer. JSON Schemas of types and of whole signatures are made here too.
 import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast
@@ -47,8 +47,32 @@ def pointer(path: Sequence[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
+MAX_DEPTH = 200
+"""Deeper values are refused: pydantic and JSON readers give up near there, and what holds itself has no end."""
+
+_PLAIN = frozenset({str, bool, int, type(None)})
+
+
 def not_finite(value: object) -> str | None:
-    """Pointer of the first NaN or infinity in parsed JSON, or None."""
+    """Pointer of a NaN or infinity in parsed JSON, or None. Raises RecursionError for what is too deep."""
+    return None if _is_finite(value, MAX_DEPTH) else _place_of_nan(value)
+
+
+def _is_finite(value: object, depth: int) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        parts: Iterable[object] = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        return True
+    if depth == 0:
+        raise RecursionError
+    return all(_is_finite(part, depth - 1) for part in parts if type(part) not in _PLAIN)
+
+
+def _place_of_nan(value: object) -> str | None:
     stack: list[tuple[object, tuple[str | int, ...]]] = [(value, ())]
     while stack:
         item, path = stack.pop()
@@ -105,14 +129,15 @@ class TypedShape:
     type: Any
 
     def load(self, value: object) -> Any:
-        self._check_finite(value)
         try:
+            self._check_finite(value)
             loaded = self._adapter.validate_python(value, strict=True)
         except pydantic.ValidationError:
             loaded = self._from_json(value)
         except RecursionError:
             raise ShapeError([("", "the value is nested too deeply")]) from None
-        self._check_finite(loaded)
+        if loaded is not value:
+            self._check_finite(loaded)
         return loaded
 
     def loads(self, text: str) -> Any:
@@ -128,11 +153,15 @@ class TypedShape:
             # The text goes through ASCII escapes: a lone surrogate in a string is then judged by pydantic, not by UTF-8.
             text = json.dumps(to_jsonable_python(value, inf_nan_mode="constants"), allow_nan=False)
             loaded = self._adapter.validate_json(text, strict=True)
+            self._check_finite(loaded)
         except pydantic.ValidationError as error:
             raise ShapeError([(pointer(e["loc"]), _message(e)) for e in error.errors(include_url=False)]) from None
-        except (PydanticSerializationError, ValueError, RecursionError, TypeError) as error:
+        except ShapeError:
+            raise
+        except RecursionError:
+            raise ShapeError([("", "the value is nested too deeply")]) from None
+        except (PydanticSerializationError, ValueError, TypeError) as error:
             raise ShapeError([("", f"expected JSON: {error}")]) from None
-        self._check_finite(loaded)
         return loaded
 
     def _check_finite(self, value: object) -> None:
@@ -217,17 +246,14 @@ def jsonable(value: object) -> Any:
         return to_jsonable_python(value) if type(value) not in _PLAIN else value
     try:
         data = to_jsonable_python(value, inf_nan_mode="constants", by_alias=True)
+        where = not_finite(data)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise ValueInvalid(
             f"expected a value that can be written as JSON; got {type(value).__name__}: {error}"
         ) from None
-    where = not_finite(data)
     if where is not None:
         raise ValueInvalid(f"expected finite numbers; got NaN or infinity at '{where or '/'}'")
     return data
-
-
-_PLAIN = frozenset({str, bool, int, type(None)})
 
 
 # --- JSON Schemas -------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ class ToolNode(Node[P, R]):
     def declare(self, trace: Trace, args: dict[str, object]) -> Value:
         spec = self.register(trace)
         exprs = trace.lift_all(self.signature, args)
-        explicit = self.settings.name not in (None, self.tool_name)
-        node = trace.add(Kind.TOOL, self.name, exprs, spec, self.settings, explicit=explicit)
+        named_by = None if self.settings.name in (None, self.tool_name) else self
+        node = trace.add(Kind.TOOL, self.name, exprs, spec, self.settings, named_by=named_by)
         return Value(OutputExpr(node), self.signature.returns, node.name)
 
     def _outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

@@ -68,6 +68,7 @@ class Trace:
         """Workflows and dynamics being inlined, outermost first; a second visit is a cycle."""
         self._scope = ""
         self._names: set[str] = set()
+        self._named_by: dict[str, object] = {}
         self._counts: dict[str, int] = {}
         self._visits: set[tuple[str, int]] = set()
 
@@ -105,12 +106,12 @@ class Trace:
         settings: Settings | None = None,
         limit: int = 1,
         concurrency: int = 0,
-        explicit: bool = False,
+        named_by: object = None,
     ) -> NodeDecl:
-        """Append a node to the current block under a name that is free."""
+        """Append a node to the current block under a name that is free; see `unique`."""
         settings = settings or Settings()
         node = NodeDecl(
-            name=self.unique(name, explicit),
+            name=self.unique(name, named_by),
             kind=kind,
             block=self.block,
             args=list(args.items()),
@@ -124,10 +125,13 @@ class Trace:
         self.block.nodes.append(node)
         return node
 
-    def unique(self, base: str, explicit: bool = False) -> str:
-        """`base` in the present scope, or with the first number that makes it new."""
+    def unique(self, base: str, named_by: object = None) -> str:
+        """`base` in the present scope, or with the first number that makes it new.
+
+        `named_by`: the node whose author chose the name. Calls of it are numbered; another node must not have the name.
+        """
         full = self._scope + base
-        if explicit and full in self._names:
+        if named_by is not None and full in self._names and self._named_by.get(full) is not named_by:
             came = "a second node of that name"
             self.note(Problem(full, "a name of its own for every node", came, "Give another name= or none."))
         name, count = full, self._counts.get(full, 1)
@@ -136,6 +140,7 @@ class Trace:
             name = f"{full}_{count}"
         self._counts[full] = count
         self._names.add(name)
+        self._named_by.setdefault(full, named_by)
         return name
 
     @contextmanager

@@ -47,7 +47,8 @@ class Value:
         try:
             type_ = hints.attribute(self._fs_type, name)
         except LookupError as error:
-            remedy = "Use one of these fields; methods and other code belong in a @fs.tool or @fs.dynamic function."
+            code = "ethods and other code belong in a @fs.tool or @fs.dynamic function."
+            remedy = f"Use one of these fields; m{code}" if hints.fields(self._fs_type) else f"M{code}"
             return self._problem(f"a field of {hints.describe(self._fs_type)}", f".{name}, but {error.args[0]}", remedy)
         return Value(GetExpr(self._fs_expr, name), type_, f"{self._fs_what}.{name}")
 

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
+import pydantic
+
 from flowserve.errors import GraphError, Problem
 from flowserve.graphs import hints, settings, signature
-from flowserve.graphs.declaration import ConstExpr, Declaration, ParamExpr
+from flowserve.graphs.declaration import ConstExpr, Declaration, Expr, ParamExpr
 from flowserve.graphs.nodes import Node, P, R
 from flowserve.graphs.plan import SLO
 from flowserve.graphs.program import Program, Shapes
@@ -121,7 +123,7 @@ class Workflow(Node[P, R]):
                 return Value(ConstExpr(None), Any, sig.name, bad=True)
             with trace.scope(sig.name):
                 returned = self.fn(**args)
-        expr = trace.lift(returned, sig.returns, sig.name, "a result")
+        expr = _lifted(trace, sig, returned)
         bad = isinstance(returned, Value) and returned._fs_bad
         return Value(expr, sig.returns, sig.name, bad)
 
@@ -179,16 +181,13 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
                 remedy = "Write `def`: it only connects nodes. Code that awaits belongs in @fs.dynamic."
                 raise GraphError(sig.name, [Problem(sig.name, "a plain function", "'async def'", remedy)])
             returned = workflow.fn(**_stand_ins(sig, trace))
-            trace.block.result = trace.lift(returned, sig.returns, sig.name, "a result")
+            trace.block.result = _lifted(trace, sig, returned)
         except GraphError as error:
             trace.note(*error.problems)
         except Exception as error:  # noqa: BLE001 (whatever the author's function raises becomes a problem)
             cause = error
             if not trace.problems:
-                remedy = "The function runs once, without results, to declare the graph; code belongs in @fs.tool or @fs.dynamic."
-                trace.note(
-                    Problem(sig.name, "a function that only connects nodes", f"{type(error).__name__}: {error}", remedy)
-                )
+                trace.note(_raised(sig.name, error))
     input_schema, output_schema = _schemas(sig, trace)
     if trace.problems:
         trace.note(*_problems_of_the_other_way(workflow, trace))
@@ -199,6 +198,30 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
     functions = {name: fn for name, fn in trace.functions.items() if name not in trace.dynamics}
     dynamics = {name: trace.functions[name] for name in trace.functions if name in trace.dynamics}
     return Program(plan, functions, dynamics, _shapes(sig, trace))
+
+
+def _lifted(trace: Trace, sig: Signature, returned: object) -> Expr:
+    """What the function returned, as a result of the declared type."""
+    if returned is None and not hints.fits(type(None), sig.returns):
+        expected = f"a result of type {hints.describe(sig.returns)}"
+        trace.note(
+            Problem(sig.name, expected, "None", "Has the function a `return`? Give back the last node's result.")
+        )
+        return ConstExpr(None)
+    return trace.lift(returned, sig.returns, sig.name, "a result")
+
+
+def _raised(name: str, error: Exception) -> Problem:
+    """The function's own code failed while it was traced."""
+    if isinstance(error, pydantic.ValidationError):
+        came = f"{error.title}(...) made of values that are not known yet"
+        remedy = f"Write a @fs.tool function that takes the parts and returns {error.title}."
+    else:
+        came = f"{type(error).__name__}: {error}"
+        remedy = (
+            "The function runs once, without results, to declare the graph; code belongs in @fs.tool or @fs.dynamic."
+        )
+    return Problem(name, "a function that only connects nodes", came, remedy)
 
 
 def _stand_ins(sig: Signature, trace: Trace) -> dict[str, Value]:

@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 the run or the check failed, 2 wrong usage. Each command imp
 is called, so that `flowserve --help` is quick. The commands' bodies stand in the files beside this one.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -203,3 +204,11 @@ def main() -> None:
     except FlowServeError as error:
         print(f"flowserve: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, RunError) else 2)
+    except BrokenPipeError:  # who read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"flowserve: {error.strerror}: {error.filename}", file=sys.stderr)
+        sys.exit(2)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flowserve.assemble import Settings
 from flowserve.cli.targets import find_workflow, running
@@ -34,7 +35,7 @@ def read_input(text: str) -> dict[str, Any]:
     if text == "-":
         text = sys.stdin.read()
     elif text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+        text = _read(Path(text[1:]))
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -42,6 +43,13 @@ def read_input(text: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"--input: expected a JSON object of arguments; got {type(data).__name__}")
     return data
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--input: expected a file of JSON in UTF-8; {file}: {error}") from None
 
 
 async def _run(workflow: Workflow[..., Any], inputs: dict[str, Any], settings: Settings, options: SubmitOptions) -> int:
@@ -52,7 +60,7 @@ async def _run(workflow: Workflow[..., Any], inputs: dict[str, Any], settings: S
             await _watch(run, console)
             print(json.dumps(run.program.dump(await run.result()), ensure_ascii=False, indent=2))
         except RunError as error:
-            console.print(f"[red]{type(error).__name__}[/red] {error}", highlight=False)
+            console.print(Text(type(error).__name__, "red"), Text(str(error)), soft_wrap=True)
             return 1
         finally:
             run.cancel()
@@ -68,7 +76,7 @@ async def _watch(run: Run, console: Console) -> None:
         return
     async for event in run.events():
         if event.type in ("node.completed", "node.failed", "node.retrying", "node.cancelled"):
-            console.print(f"{event.type[5:]:>9} {event.node}", highlight=False)
+            console.print(Text(f"{event.type[5:]:>9} {event.node}"), soft_wrap=True)
 
 
 def node_table(run: Run) -> Table:
@@ -84,12 +92,12 @@ def node_table(run: Run) -> Table:
     return table
 
 
-def _row(record: NodeRecord) -> tuple[str, ...]:
-    colour = COLOURS.get(record.status.value, "white")
+def _row(record: NodeRecord) -> tuple[str | Text, ...]:
+    status = Text(record.status.value, COLOURS.get(record.status.value, "white"))
     wait = _seconds(record.ready_s, record.started_s)
     work = _seconds(record.started_s, record.ended_s)
     tokens = f"{record.tokens_in}+{record.tokens_out}" if record.tokens_in else ""
-    return record.label, record.kind, f"[{colour}]{record.status.value}[/{colour}]", wait, work, tokens
+    return Text(record.label), record.kind, status, wait, work, tokens
 
 
 def _seconds(start: float | None, end: float | None) -> str:

@@ -23,6 +23,10 @@ Factory = Callable[[], Awaitable[Runtime]]
 """Builds and starts a runtime on the loop that it is called on."""
 
 
+FAREWELL_S = 5.0
+"""How long closing waits for readers that still replay the events of an ended run."""
+
+
 class Handle:
     """A submitted run, usable from any thread."""
 
@@ -44,19 +48,28 @@ class Handle:
 
     def snapshot(self) -> RunSnapshot:
         """Status, node table, timings, tokens."""
-        return self._runner.on_loop(_call(self._run.snapshot))
+        return self._run.snapshot() if self._run.settled else self._runner.on_loop(_call(self._run.snapshot))
 
     def cancel(self) -> None:
         """End the run now. Does nothing to an ended one."""
-        self._runner.on_loop(_call(self._run.cancel))
+        if not self._run.settled:
+            self._runner.call(self._run.cancel)
 
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the typed result. Raises RunFailed, RunCancelled, RunTimedOut, or TimeoutError after `timeout_s`
         (the run goes on)."""
-        return self._runner.future(self._run.result()).result(timeout_s)
+        if self._run.settled:
+            return self._run.outcome()
+        waiting = self._runner.future(self._run.result())
+        try:
+            return waiting.result(timeout_s)
+        finally:
+            waiting.cancel()
 
     def events(self, after: int = 0) -> Iterator[RunEvent]:
         """Events with `seq > after` as they come, ending with the terminal one."""
+        if self._run.settled:
+            return iter(self._run.log.events[max(0, after) :])
         return self._runner.iterate(self._run, after)
 
 
@@ -115,9 +128,9 @@ class BlockingRunner:
             self._loop = self._thread = self._runtime = None
         if loop is None or thread is None:
             return
-        atexit.unregister(self.close)
+        _up.discard(self)
         if runtime is not None:
-            asyncio.run_coroutine_threadsafe(runtime.aclose(), loop).result()
+            asyncio.run_coroutine_threadsafe(_closed(runtime), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -132,7 +145,21 @@ class BlockingRunner:
         return self._runtime
 
     def future(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Start `coroutine` on the runtime's loop, for a thread that will wait for it."""
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RuntimeError(
+                "this would wait for a run on the event loop that has to work on it; "
+                "in an async tool await wf.arun(...), in a workflow call the node itself"
+            )
         return asyncio.run_coroutine_threadsafe(coroutine, self._start())
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have `function` called on the runtime's loop, which may be the caller's own."""
+        if threading.current_thread() is self._thread:
+            function()
+        else:
+            self.on_loop(_call(function))
 
     def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the runtime's loop and wait for it."""
@@ -161,13 +188,17 @@ class BlockingRunner:
             pumping.cancel()
 
     async def _elsewhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await something of the runtime's loop on the caller's."""
-        started = await asyncio.to_thread(self._start)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, started))
+        """Await something about a run on the caller's loop. When the runtime is closed it has ended, and waits for nothing."""
+        loop = self._loop
+        if loop is None:
+            return await coroutine
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
 
     async def _submitted(self, program: Program, inputs: Mapping[str, Any], options: dict[str, Any]) -> Handle:
         """A run started from the caller's loop. If the caller is cancelled meanwhile, so is the run that may come of it."""
-        started = await asyncio.to_thread(self._start)
+        started = self._loop
+        if started is None:
+            started = await asyncio.to_thread(self._start)
         future = asyncio.run_coroutine_threadsafe(self._submit(program, inputs, options), started)
         try:
             return await asyncio.shield(asyncio.wrap_future(future))
@@ -194,8 +225,29 @@ class BlockingRunner:
                 loop.close()
                 raise
             self._loop, self._thread = loop, thread
-            atexit.register(self.close)
+            _up.add(self)
             return loop
+
+
+_up: set[BlockingRunner] = set()
+
+
+def _close_all() -> None:
+    for runner in list(_up):
+        runner.close()
+
+
+# Closing an engine or an index takes a thread, and when `atexit` calls it is too late to get one: pools have shut down
+# then. `threading` calls in reverse order, so this comes before the pools, which were imported above.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
+
+
+async def _closed(runtime: Runtime) -> None:
+    """Close, and let those who wait for a run hear how it ended before the loop stops."""
+    await runtime.aclose()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=FAREWELL_S)
 
 
 async def _made(factory: Factory) -> Runtime:

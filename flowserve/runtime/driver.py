@@ -29,7 +29,7 @@ from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, local
 from flowserve.runtime.cache import ResultCache
 from flowserve.runtime.execute import Executor
-from flowserve.runtime.failures import TEXTS, code_of, error_for, retry_after
+from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.reporting import Reporter
 from flowserve.runtime.run import Run, TaskState, ended_error
@@ -139,7 +139,9 @@ class Driver:
         self.post(e.EngineChanged(engine.id, status.up, (*engine.capabilities.models, ""), status.window))
 
     async def close(self) -> None:
-        """Stop every job and wait for it."""
+        """Stop every job and wait for it. Events that still wait are handled first: cancelled runs end here."""
+        while self._queue:
+            self._drain()
         if self._timer is not None:
             self._timer.cancel()
         jobs = list(self._jobs)
@@ -193,12 +195,11 @@ class Driver:
         if command.status is not Status.FAILED:
             self._finish(run, command.status, error=ended_error(command.status, run.id))
             return
-        task = run.tasks.get(command.task) if command.task is not None else None
-        cause = task.error if task is not None else None
-        text = str(cause) if cause is not None else TEXTS.get(command.code or e.Code.INTERNAL, "internal error")
-        label = task.record.label if task is not None else None
+        assert command.task is not None and command.code is not None
+        task = run.tasks[command.task]
+        text, label = run.reason(task, command.code), task.record.label
         error = RunFailed(f"node {label} failed: {text}", run.id, label)
-        error.__cause__ = cause or error_for(command.code or e.Code.INTERNAL, text)
+        error.__cause__ = task.error or error_for(command.code, text)
         self._finish(run, Status.FAILED, error=error)
 
     def _finish(
@@ -253,11 +254,12 @@ class Driver:
 
     def _return(self, command: c.Return) -> None:
         run = self.live[command.run]
-        future = run.tasks[command.task].calls.pop(command.call, None)
+        task = run.tasks[command.task]
+        future, inside = task.calls.pop(command.call, None), run.last_error.pop(task.id, None)
         if future is None or future.done():
             return
         if command.code is not None:
-            text = run.last_error.get(command.task) or TEXTS.get(command.code, command.code.value)
+            text = inside or reason(command.code, task.node, None)
             future.set_exception(error_for(command.code, text))
             return
         assert command.frame is not None
@@ -274,7 +276,10 @@ class Driver:
             task.job = None
 
     def _mark(self, command: c.Mark) -> None:
-        self.reporter.mark(self.live[command.run], command)
+        run = self.live[command.run]
+        self.reporter.mark(run, command)
+        if command.status is Status.RETRYING and command.task is not None:
+            run.tasks[command.task].start_over()
 
     def _wake_at(self, command: c.WakeAt) -> None:
         if self._timer is not None:

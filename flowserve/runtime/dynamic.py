@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowserve.core import events as e
-from flowserve.errors import FlowServeError, ToolError
 from flowserve.graphs.context import calling, listening
+from flowserve.runtime.failures import told_of
 from flowserve.runtime.run import Run, TaskState
 
 Post = Callable[[e.Event], None]
@@ -40,14 +40,8 @@ async def execute(
 ) -> Any:
     """Run the function of a DYNAMIC node to its end and check its result."""
     name = run.program.plan.dynamics[task.node.target].name
-    task.calls.clear()
-    task.call_params.clear()
     arguments = run.program.arguments(name, task.frame.arguments(task.node))
-    try:
-        with calling(Calls(run, task, attempt, post)), listening(lambda value: emit(run, task, value)):
-            value = await run.program.dynamics[name](**arguments)
-    except FlowServeError:
-        raise
-    except Exception as error:
-        raise ToolError(f"dynamic node {name} raised {type(error).__name__}: {error}") from error
+    calls = Calls(run, task, attempt, post)
+    with told_of(f"dynamic node {name}"), calling(calls), listening(lambda value: emit(run, task, value)):
+        value = await run.program.dynamics[name](**arguments)
     return run.program.checked(name, value)

@@ -4,6 +4,7 @@ Each returns the value of the execution or raises; the runner turns that into th
 chooses: where, when, how often and how long come with the command.
 """
 
+import inspect
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -15,13 +16,14 @@ from flowserve.core.commands import Dispatch
 from flowserve.engines.base import Call, Engine, Finish, Logprob, Output
 from flowserve.engines.chat import PromptMessage
 from flowserve.engines.tools import AnswerStream, ToolFormat, calls_message, result_message
-from flowserve.errors import EngineError, FlowServeError, RetrievalError, ToolError
+from flowserve.errors import EngineError, FlowServeError, RetrievalError
 from flowserve.graphs.context import listening
 from flowserve.graphs.plan import LLMSpec, ToolSpec
 from flowserve.graphs.types import ToolCall
 from flowserve.ids import EngineId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
+from flowserve.runtime.failures import raised, told_of
 from flowserve.runtime.prompts import Conversation, PromptFormats
 from flowserve.runtime.records import Choice, Generation
 from flowserve.runtime.run import Run, TaskState
@@ -199,18 +201,15 @@ class Executor:
 
     async def _call_tool(self, run: Run, task: TaskState, spec: ToolSpec, arguments: dict[str, Any], emit: Emit) -> Any:
         """Call a registered function, sync ones in a thread. Whatever it raises becomes a ToolError that names it."""
-        function = run.program.functions[spec.name]
+        function, what = run.program.functions[spec.name], f"tool {spec.name}"
         bound = run.program.arguments(spec.name, arguments)
-        try:
-            with listening(lambda value: emit(run, task, value)):
-                if run.program.is_async(spec.name):
-                    value = await function(**bound)
-                else:
-                    value = await self._threads.call(function, **bound)
-        except FlowServeError:
-            raise
-        except Exception as error:
-            raise ToolError(f"tool {spec.name} raised {type(error).__name__}: {error}") from error
+        with told_of(what), listening(lambda value: emit(run, task, value)):
+            if run.program.is_async(spec.name):
+                value = await function(**bound)
+            else:
+                value = await self._threads.call(_in_thread, what, function, bound)
+                if inspect.isawaitable(value):  # an async function behind somebody's plain decorator
+                    value = await value
         return run.program.checked(spec.name, value)
 
     async def search(self, run: Run, task: TaskState) -> Any:
@@ -223,6 +222,16 @@ class Executor:
         values = task.frame.arguments(task.node)
         index = run.program.plan.searches[task.node.target].index
         return await self._retrieval.search(index, values["query"], values["k"])
+
+
+def _in_thread(what: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call a plain function. What it raises is translated here already: not everything can cross into a future."""
+    try:
+        return function(**arguments)
+    except FlowServeError:
+        raise
+    except BaseException as error:
+        raise raised(what, error) from error
 
 
 def _hear(talk: Conversation, agent: TaskState) -> None:

@@ -1,7 +1,12 @@
 """From an exception to the code that the scheduler decides by. The text stays here, for people."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flowserve import errors
 from flowserve.core.events import Code
+from flowserve.graphs.plan import Kind, Node
 
 _CODES: tuple[tuple[type[BaseException], Code], ...] = (  # first match wins: subclasses before their parents
     (errors.Overloaded, Code.OVERLOADED),
@@ -31,13 +36,25 @@ def retry_after(error: BaseException) -> float | None:
     return error.retry_after_s if isinstance(error, errors.Overloaded) else None
 
 
-TEXTS: dict[Code, str] = {
-    Code.TIMEOUT: "the node's own time was up",
+_TEXTS: dict[Code, str] = {
     Code.LIMIT: "a declared bound was passed",
     Code.ENGINE_LOST: "the engine went away",
     Code.REQUEST: "no engine serves the model that the node asks for",
 }
-"""For failures that the scheduler finds itself, where no exception tells more."""
+_BOUNDS = {
+    Kind.MAP: "it got more than {} items; raise max_width=",
+    Kind.DYNAMIC: "it made more than {} calls; raise max_calls=",
+    Kind.AGENT: "it asked for tools in step {}, which had to answer; raise max_steps=",
+}
+
+
+def reason(code: Code, node: Node, inside: str | None) -> str:
+    """A failure that no exception of the task explains. `inside`: the last failure of something that worked for it."""
+    if code is Code.TIMEOUT:
+        return f"its time was up (timeout={node.timeout_s:g} s)" if node.timeout_s else "its time was up"
+    if code is Code.LIMIT and node.kind in _BOUNDS:
+        return _BOUNDS[node.kind].format(node.limit)
+    return inside or _TEXTS.get(code, code.value)
 
 
 def error_for(code: Code, message: str) -> errors.FlowServeError:
@@ -53,3 +70,34 @@ def error_for(code: Code, message: str) -> errors.FlowServeError:
         Code.INTERNAL: errors.InternalError,
     }
     return by_code.get(code, errors.EngineError)(message)
+
+
+@contextmanager
+def told_of(what: str) -> Iterator[None]:
+    """The one doorway for what a user's function raises: a ToolError that names it. Enter it in the job's own task.
+
+    Only a cancellation of ours passes, and it passes even where the function swallowed it. `sys.exit()` in a tool would
+    end the event loop, and an awaited task that somebody else cancelled would look as if we had stopped the job.
+    """
+    try:
+        yield
+    except errors.FlowServeError:
+        raise
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise errors.ToolError(f"{what} raised CancelledError: something that it awaited was cancelled") from error
+    except (Exception, SystemExit) as error:
+        raise raised(what, error) from error
+    if _is_cancelled():
+        raise asyncio.CancelledError
+
+
+def raised(what: str, error: BaseException) -> errors.ToolError:
+    """`what` is a function of a user; `error` came out of it."""
+    return errors.ToolError(f"{what} raised {type(error).__name__}: {error}")
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

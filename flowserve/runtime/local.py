@@ -118,7 +118,7 @@ def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if task.role is Role.NODE and task.node.id in task.frame.values and run.raw is None:
         shown = run.program.dump(task.frame.values[task.node.id])
-        if len(str(shown)) <= SHOWN_CHARS:
+        if _is_short(shown):
             data["output"] = shown
         else:
             data["output_omitted"] = f"longer than {SHOWN_CHARS} characters"
@@ -129,3 +129,17 @@ def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
             "cached_tokens": record.cached_tokens,
         }
     return data
+
+
+def _is_short(shown: Any) -> bool:
+    """Whether JSON data has about `SHOWN_CHARS` characters at most. Stops counting there: a result may be megabytes."""
+    room, todo = SHOWN_CHARS, [shown]
+    while todo and room >= 0:
+        item = todo.pop()
+        room -= len(item) if isinstance(item, str) else 4
+        if isinstance(item, dict):
+            room -= sum(map(len, item))
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+    return room >= 0

@@ -6,7 +6,6 @@ from flowserve.clock import Clock
 from flowserve.core.commands import Mark, Role, Status
 from flowserve.core.events import Code
 from flowserve.runtime import local
-from flowserve.runtime.failures import TEXTS
 from flowserve.runtime.labels import kind_of, label_of
 from flowserve.runtime.records import NodeRecord, RunEvent
 from flowserve.runtime.run import Run, TaskState, describe
@@ -59,9 +58,10 @@ class Reporter:
         elif mark.status in (Status.FAILED, Status.RETRYING):
             record.ended_s = now if mark.status is Status.FAILED else None
             code = mark.code or Code.INTERNAL
-            record.error = str(task.error) if task.error is not None else TEXTS.get(code, code.value)
+            record.error = run.reason(task, code)
             data = {"code": code.value, "message": record.error, "attempt": record.attempt}
-            run.note_error(task, record.error)
+            if mark.status is Status.FAILED:
+                run.note_error(task, record.error)
         elif mark.status is Status.CANCELLED:
             record.ended_s = now
         self.emit(run, _NODE_EVENTS[mark.status], node=record.label, task=mark.task, data=data)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowserve.core.commands import Role, Status
+from flowserve.core.events import Code
 from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOut
 from flowserve.graphs.plan import Kind, Node
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import ToolCall
 from flowserve.ids import FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
 from flowserve.runtime.streams import EventLog
@@ -57,6 +59,14 @@ class TaskState:
     """DYNAMIC: bound parameters of each call."""
     error: FlowServeError | None = None
     """Why the last attempt failed."""
+
+    def start_over(self) -> None:
+        """Forget what the attempt that failed has left; the next one begins with nothing."""
+        self.items, self.state, self.labels = [], None, {}
+        self.conversation, self.pending, self.replies, self.value = None, [], {}, None
+        self.calls, self.call_params = {}, {}
+        self.error = None
+        self.record.first_token_s = None
 
 
 class Run:
@@ -108,6 +118,11 @@ class Run:
     def done(self) -> bool:
         return self.status in ENDED
 
+    @property
+    def settled(self) -> bool:
+        """Everything is said; nothing of the run changes any more. May be asked from any thread."""
+        return self.log.closed
+
     def events(self, after: int = 0) -> AsyncIterator[RunEvent]:
         """Every event with `seq > after`, as they come, ending with the terminal one."""
         return self.log.follow(after)
@@ -119,6 +134,10 @@ class Run:
     async def result(self) -> Any:
         """The typed result. Raises RunFailed, RunCancelled or RunTimedOut."""
         await self._done.wait()
+        return self.outcome()
+
+    def outcome(self) -> Any:
+        """The typed result of an ended run, or what `result` raises."""
         if self.error is not None:
             raise self.error
         return self.value
@@ -129,12 +148,18 @@ class Run:
             self._cancel(self.id)
 
     def note_error(self, task: TaskState, message: str) -> None:
-        """Remember a failure for every task whose frames enclose the failed one."""
+        """Remember a failure for every task that the failed one works for."""
+        if task.parent is not None and task.role is Role.STEP:
+            self.last_error[task.parent.id] = message
         frame: Frame | None = task.frame
         while frame is not None:
             if frame.task is not None:
                 self.last_error[frame.task] = message
             frame = frame.parent
+
+    def reason(self, task: TaskState, code: Code) -> str:
+        """Why `task` failed, for people."""
+        return reason(code, task.node, self.last_error.get(task.id)) if task.error is None else str(task.error)
 
     def end(self, status: Status, now: Seconds, value: Any = None, error: FlowServeError | None = None) -> None:
         """Called once, by the runtime, before the terminal event is appended."""

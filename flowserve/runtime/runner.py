@@ -10,6 +10,7 @@ from typing import Any
 from flowserve.clock import Clock, SystemClock
 from flowserve.config import RuntimeConfig
 from flowserve.core import events as e
+from flowserve.core.priority import TIERS
 from flowserve.engines.base import Engine, Sampling
 from flowserve.engines.tools import Choice, ToolFormat
 from flowserve.errors import InputError, Overloaded, UnknownName
@@ -169,6 +170,10 @@ class Runtime:
     ) -> Run:
         if self._closed:
             raise Overloaded("the runtime is closing", retry_after_s=5.0)
+        if options.timeout_s is not None and not 0 < options.timeout_s < float("inf"):
+            raise InputError(f"timeout_s: expected a number of seconds above 0; got {options.timeout_s}")
+        if options.tier is not None and options.tier not in TIERS:
+            raise InputError(f"tier: expected one of {', '.join(TIERS)}; got {options.tier!r}")
         plan = program.plan
         run_id = RunId(f"run_{secrets.token_hex(10)}")
         run = Run(run_id, program, options, self.clock.wall(), self.clock.now(), self._cancel)

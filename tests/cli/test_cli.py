@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,80 @@ def test_what_is_ingested_is_found(tmp_path: Path) -> None:
     assert "2 documents" in done.stdout
     hits = flowserve("search", "notes", "moon and tide", "-k", "1", "--json", *common)
     assert json.loads(hits.stdout)["document"] == "tides.md"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import sys\nsys.exit(5)", "app.py, line 2: cannot be imported: SystemExit: 5"),
+        ("\nimport a_module_that_is_missing", "app.py, line 2: cannot be imported: ModuleNotFoundError"),
+        ("x = (", "app.py, line 1: cannot be imported: SyntaxError"),
+        ("\0", "app.py: cannot be imported"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_the_line(tmp_path: Path, source: str, told: str) -> None:
+    (tmp_path / "app.py").write_text(source)
+    done = flowserve("check", "app.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "app.py:flow", "--input", "@nothing.json"), "nothing.json"),
+        (("run", "app.py:flow", "--input", "@latin.json"), "a file of JSON in UTF-8"),
+        (("run", "app.py:flow", "--timeout", "-1"), "timeout_s: expected a number of seconds above 0"),
+        (("draw", "app.py:flow", "--out", "no/such/folder.svg"), "No such file or directory: no/such/folder.svg"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_told_in_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "app.py").write_text("import flowserve as fs\n@fs.workflow()\ndef flow() -> int:\n    return 1\n")
+    (tmp_path / "latin.json").write_bytes(b'{"a": "caf\xe9"}')
+    engine = ("--engine", "fake") if arguments[0] == "run" else ()
+    done = flowserve(*arguments, *engine, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+FAILING = """
+import time
+import flowserve as fs
+
+@fs.tool
+def odd(text: str) -> str:
+    raise ValueError("[/bold] " + "a long story " * 20)
+
+@fs.tool(timeout=0.1)
+def slow(text: str) -> str:
+    time.sleep(60)
+    return text
+
+@fs.workflow()
+def markup(text: str) -> str:
+    return odd(text)
+
+@fs.workflow()
+def hangs(text: str) -> str:
+    return slow(text)
+"""
+
+
+def test_what_a_failure_says_is_printed_as_it_is_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FAILING)
+    done = flowserve("run", "app.py:markup", "--engine", "fake", "--input", '{"text": "x"}', cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RunFailed node odd failed: tool odd raised ValueError: [/bold] a")
+
+
+def test_a_run_ends_without_waiting_for_a_tool_that_hangs_in_a_thread(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(FAILING)
+    before = time.monotonic()
+    done = flowserve("run", "app.py:hangs", "--engine", "fake", "--input", '{"text": "x"}', cwd=tmp_path)
+    assert done.returncode == 1
+    assert "its time was up (timeout=0.1 s)" in done.stderr
+    assert time.monotonic() - before < 30

@@ -317,6 +317,29 @@ def test_names_that_are_given_twice_are_reported() -> None:
     assert "a name of its own for every node; got a second node of that name" in problems_of(wrong)
 
 
+def test_a_node_named_once_may_be_called_twice_and_is_numbered() -> None:
+    @fs.llm(name="greeter")
+    def greet(name: str) -> str:
+        fs.prompt("Greet {{ name }}")
+
+    @fs.llm(name="greeter")
+    def insult(name: str) -> str:
+        fs.prompt("Insult {{ name }}")
+
+    helper = fs.agent(name="helper")
+
+    @fs.workflow()
+    def right(q: str) -> list[str]:
+        return [greet(q), greet(q), helper(q), helper(q)]
+
+    assert [node.name for node in right.program.plan.nodes] == ["greeter", "greeter_2", "helper", "helper_2"]
+
+    def wrong(q: str) -> list[str]:
+        return [greet(q), insult(q)]
+
+    assert "greeter: expected a name of its own for every node" in problems_of(wrong)
+
+
 def test_two_functions_of_one_tool_name_are_reported() -> None:
     @fs.tool(name="words")
     def other(text: str) -> list[str]:
@@ -415,3 +438,26 @@ def test_both_ways_of_an_if_on_a_value_are_looked_at() -> None:
     assert any("`if`" in line for line in said)
     assert any("got int" in line for line in said)
     assert any("arithmetic" in line for line in said)
+
+
+def test_a_forgotten_return_a_method_and_a_model_of_values_get_a_remedy_that_helps() -> None:
+    class Pair(BaseModel):
+        left: str
+
+    @fs.tool
+    def up(text: str) -> str:
+        """Capitals."""
+        return text.upper()
+
+    def forgot(q: str) -> str:  # type: ignore[return]
+        up(q)
+
+    def method(q: str) -> str:
+        return up(q).lower()
+
+    def model(q: str) -> Pair:
+        return Pair(left=up(q))
+
+    assert "got None. Has the function a `return`?" in problems_of(forgot)
+    assert "str has no fields. Methods and other code belong in a @fs.tool" in problems_of(method)
+    assert "got Pair(...) made of values that are not known yet. Write a @fs.tool function" in problems_of(model)

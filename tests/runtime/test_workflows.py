@@ -397,3 +397,24 @@ def test_a_handle_tells_its_status_and_can_be_cancelled() -> None:
         with pytest.raises(errors.RunCancelled):
             handle.result(10)
         assert handle.status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [(["a" * 19_000], True), (["a" * 21_000], False), (["a"] * 4_000, True), (["a"] * 40_000, False)],
+    ids=["a long text", "too long a text", "many texts", "too many texts"],
+)
+def test_an_output_is_shown_with_its_node_where_it_is_short(texts: list[str], shown: bool) -> None:
+    @fs.tool
+    async def same(texts: list[str]) -> list[str]:
+        """Give back what came."""
+        return texts
+
+    @fs.workflow()
+    def flow(texts: list[str]) -> list[str]:
+        return same(texts)
+
+    with fs.testing.engine():
+        (event,) = [event for event in flow.stream(texts) if event.type == "node.completed"]
+    assert ("output" in event.data) is shown
+    assert ("output_omitted" in event.data) is not shown
