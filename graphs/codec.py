@@ -105,7 +105,7 @@ def _misshapen(spec: Any) -> list[Problem]:
     for error in Draft202012Validator(SPEC_SCHEMA).iter_errors(spec):
         deepest = _deepest(error)
         where = pointer([str(p) for p in deepest.absolute_path]) or "/"
-        remedy = "Correct the document; `flowserve check` writes a valid one for every workflow."
+        remedy = "Correct the document; `flowserve draw --format json` writes a valid one for every workflow."
         found.append(Problem(where, _expected(deepest), _came(deepest), remedy))
         if len(found) >= MAX_REPORTED:
             break

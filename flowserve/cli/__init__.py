@@ -24,10 +24,16 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure FlowServe on this machine; --json OUT writes one object.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-Engine = Annotated[str, typer.Option(help="hf (embedded transformers) or fake (scripted answers)")]
-Model = Annotated[str, typer.Option(help="folder or hub name; demo, demo-arithmetic: FlowServe's own")]
-Indexes = Annotated[Path, typer.Option(help="folder of the indexes")]
-Embedder = Annotated[str, typer.Option(help="minilm, hash, or a sentence-transformers folder or hub name")]
+Engine = Annotated[
+    str, typer.Option(help="hf (embedded transformers) or fake (scripted answers)", envvar="FLOWSERVE_ENGINE")
+]
+Model = Annotated[
+    str, typer.Option(help="folder or hub name; demo, demo-arithmetic: our own", envvar="FLOWSERVE_MODEL")
+]
+Indexes = Annotated[Path, typer.Option(help="folder of the indexes", envvar="FLOWSERVE_INDEXES")]
+Embedder = Annotated[
+    str, typer.Option(help="minilm, hash, or a sentence-transformers name", envvar="FLOWSERVE_EMBEDDER")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="write the result object to this file")]
 INDEXES = Path(".flowserve/indexes")
 

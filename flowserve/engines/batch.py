@@ -25,6 +25,8 @@ class Batch(Protocol):
     """`save` and `load` work."""
     chunks_prefill: bool
     """A prompt may be computed in several calls of `prefill`."""
+    prefills_together: bool
+    """`prefill_together` works."""
 
     def can_hold(self, slots: int, positions: Tokens) -> bool: ...
 
@@ -36,6 +38,13 @@ class Batch(Protocol):
 
     def prefill(self, slot: int, ids: Sequence[int], start: Tokens) -> torch.Tensor:
         """Compute `ids` at positions from `start` on; logits (vocabulary) after the last."""
+        ...
+
+    def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
+        """As `prefill` of each slot from `slot` on, in one forward; logits (slots, vocabulary).
+
+        Every slot must have room for the longest of `ids` after its start.
+        """
         ...
 
     def decode(self, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
@@ -62,6 +71,7 @@ class SlotBatch:
 
     shares_prefixes = True
     chunks_prefill = True
+    prefills_together = True
 
     def __init__(self, model: PreTrainedModel, table: SlotTable) -> None:
         self._model = model
@@ -84,6 +94,22 @@ class SlotBatch:
         self._table.aim_prefill(slot, start, end)
         positions = torch.arange(start, end, device=self._device)[None]
         return self._forward(torch.tensor([ids], device=self._device), positions)[0]
+
+    def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
+        # Aligned to the right, so that the last column is everybody's last token. A row's padding is written behind its
+        # tokens, where nothing looks until the sequence gets there and overwrites it, and looks at its start, so that it sees something.
+        width = max(map(len, ids))
+        rows: list[list[int]] = []
+        places: list[list[Tokens]] = []
+        positions: list[list[Tokens]] = []
+        for row, start in zip(ids, starts, strict=True):
+            end, padding = start + len(row), width - len(row)
+            rows.append([row[0]] * padding + list(row))
+            places.append([*range(end, end + padding), *range(start, end)])
+            positions.append([start] * padding + list(range(start, end)))
+        visible = max(start + len(row) for row, start in zip(ids, starts, strict=True))
+        self._table.aim_together(slot, torch.tensor(places, device=self._device), visible)
+        return self._forward(torch.tensor(rows, device=self._device), torch.tensor(positions, device=self._device))
 
     def decode(self, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
         at = torch.tensor(positions, device=self._device)
@@ -122,6 +148,7 @@ class SoloBatch:
 
     shares_prefixes = False
     chunks_prefill = False  # recurrent models start from an empty state or take one token
+    prefills_together = False
 
     def __init__(self, model: PreTrainedModel, budget_tokens: Tokens) -> None:
         self._model = model
@@ -143,6 +170,9 @@ class SoloBatch:
     def prefill(self, slot: int, ids: Sequence[int], start: Tokens) -> torch.Tensor:
         self._caches.pop(slot, None)
         return self._forward(slot, ids)
+
+    def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
+        raise NotImplementedError("prefills_together is False")
 
     def decode(self, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
         return torch.stack([self._forward(slot, [token]) for slot, token in enumerate(ids)])
@@ -227,8 +257,7 @@ def make_batch(model: PreTrainedModel, kv_bytes: Bytes) -> tuple[Batch, str]:
         batch.hold(3, len(ids))
         batch.prefill(0, ids[:4], 0)
         batch.prefill(0, ids[4:-1], 4)
-        batch.prefill(1, ids[:5], 0)
-        batch.prefill(2, ids[:1], 0)
+        batch.prefill_together(1, [ids[:5], ids[:1]], [0, 0])
         ours = batch.decode([ids[-1], ids[5], ids[1]], [len(ids) - 1, 5, 1])
         wanted = [model(input_ids=torch.tensor([ids[:n]], device=model.device)).logits[0, -1] for n in (12, 6, 2)]
         theirs = torch.stack(wanted).float()

@@ -60,8 +60,9 @@ class Grammars:
             )
         except Exception as error:
             raise Unsupported(
-                f"this model's tokenizer cannot be constrained to a schema ({error}). "
-                "Let the prompt ask for the form, or use a model with a byte-level or SentencePiece tokenizer."
+                f"this model's tokenizer cannot be constrained to a schema ({str(error)[:60]} ...): it is not known which "
+                "bytes its tokens stand for. Let the prompt ask for the form and validate, or use a model with a byte-level or "
+                "SentencePiece tokenizer"
             ) from error
         self._vocabulary = vocabulary
         self._compiled: OrderedDict[str, Any] = OrderedDict()

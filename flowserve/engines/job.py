@@ -22,6 +22,8 @@ class Job:
     prefill is done."""
     grammar: Grammar | None = None
     prefill_only: bool = False
+    alone: bool = False
+    """Its prompt is not computed together with others': that has failed."""
     cached: Tokens = 0
     """Prompt tokens whose KV was reused."""
     over: bool = False

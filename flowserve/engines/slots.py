@@ -132,22 +132,25 @@ class SlotTable:
 
     def aim_prefill(self, slot: int, start: Tokens, end: Tokens) -> None:
         """The next forward computes positions `start` to `end` of one slot."""
-        self._rows, self._positions, self.visible = slice(slot, slot + 1), slice(start, end), end
+        self._rows = self._span = slice(slot, slot + 1)
+        self._positions, self.visible = slice(start, end), end
+
+    def aim_together(self, slot: int, places: torch.Tensor, visible: Tokens) -> None:
+        """The next forward computes several positions of each slot from `slot` on. places: (slots, new positions)."""
+        self._span = slice(slot, slot + len(places))
+        self._rows = torch.arange(slot, slot + len(places), device=places.device)[:, None]
+        self._positions, self.visible = places, visible
 
     def aim_decode(self, positions: Sequence[Tokens], device_positions: torch.Tensor) -> None:
         """The next forward computes one position of each slot from 0 on."""
-        count = len(positions)
-        self._rows = torch.arange(count, device=device_positions.device)
-        self._positions, self.visible = device_positions, max(positions) + 1
+        self.aim_together(0, device_positions[:, None], max(positions) + 1)
 
     def exchange(self, place: _Place, states: torch.Tensor) -> torch.Tensor:
         """Write a forward's keys or values (rows, kv_heads, new positions, head_dim); return all that it may see."""
         plane = self._planes[place.plane][place.row]
-        if isinstance(self._rows, slice):
-            plane[self._rows, :, self._positions] = states
-            return plane[self._rows, :, : self.visible]
-        plane[self._rows, :, self._positions] = states[:, :, 0]
-        return plane[: states.shape[0], :, : self.visible]
+        whole = isinstance(self._rows, slice)
+        plane[self._rows, :, self._positions] = states if whole else states.transpose(1, 2)
+        return plane[self._span, :, : self.visible]
 
     def copy(self, source: int, target: int, length: Tokens) -> None:
         """The first `length` positions of a slot into another."""

@@ -1,7 +1,8 @@
 """The compute loop of the transformers engine, one step at a time: who is prefilled, who decodes, who leaves.
 
 A step is: at most `prefill_chunk` prompt tokens, then one token for every decoding sequence. So calls join and leave
-between steps, and a long prompt delays the others' next token by one chunk at most. Single-threaded and without asyncio:
+between steps, and a long prompt delays the others' next token by one chunk at most. Short prompts (and what is left of
+those whose beginning is cached) are computed together, several in one forward. Single-threaded and without asyncio:
 flowserve/engines/hf.py runs it in a thread, tests run it directly. Results are left in `outbox`.
 
 Slots: 0 to len(live)-1 decode, the next one is being prefilled.
@@ -10,6 +11,7 @@ Slots: 0 to len(live)-1 decode, the next one is being prefilled.
 import heapq
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,24 @@ from flowserve.engines.job import Choice, Job
 from flowserve.engines.prefix import PrefixCache
 from flowserve.errors import EngineError
 from flowserve.ids import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A job that has room, and how much of its prompt is there already."""
+
+    turn: tuple[int, int, Job]
+    """As it waited."""
+    start: Tokens
+
+    @property
+    def job(self) -> Job:
+        return self.turn[2]
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The tokens to compute."""
+        return self.job.prompt[self.start :]
 
 
 class Stepper:
@@ -118,7 +138,12 @@ class Stepper:
         budget = self._prefill_chunk
         while budget > 0:
             if self._current is None:
-                self._current = self._admitted()
+                group = self._group(budget)
+                if len(group) > 1:
+                    budget -= self._prefill_together(group)
+                    continue
+                if group:
+                    self._current, self._computed = group[0].job, group[0].start
             job = self._current
             if job is None:
                 return
@@ -130,34 +155,59 @@ class Stepper:
                 self._current, self._computed = None, 0
                 self._drop_ended()
 
-    def _admitted(self) -> Job | None:
-        """The next waiting job, if there is room for it."""
+    def _group(self, budget: Tokens) -> list[_Admitted]:
+        """The next waiting job, and those behind it that go with it into one forward of at most `budget` tokens."""
+        group: list[_Admitted] = []
+        while (found := self._admitted(group, budget)) is not None:
+            if found.job.over:
+                continue
+            group.append(found)
+            if not (self._batch.prefills_together and self._may_join(found.job)):
+                break
+        return group
+
+    @staticmethod
+    def _may_join(job: Job) -> bool:
+        """It takes one slot and becomes one decoding sequence, so the slots of a group have no gaps."""
+        return len(job.open) == 1 and not job.alone
+
+    def _admitted(self, group: Sequence[_Admitted], budget: Tokens) -> _Admitted | None:
+        """The next waiting job, if there is room for it beside those that decode and beside `group`."""
         while self._waiting and self._waiting[0][2].over:
             heapq.heappop(self._waiting)
         if not self._waiting:
             return None
-        job = self._waiting[0][2]
-        slots = len(self._live) + max(1, len(job.open))
-        positions = (
-            max(self._reach(job), *(self._reach(choice.job) for choice in self._live))
-            if self._live
-            else self._reach(job)
-        )
-        if self._live and (slots > self._max_batch or not self._batch.can_hold(slots, positions)):
+        turn = self._waiting[0]
+        job = turn[2]
+        if group and not self._may_join(job):
+            return None
+        others = [choice.job for choice in self._live] + [member.job for member in group]
+        slots = len(others) + max(1, len(job.open))
+        if others and slots > self._max_batch:
+            return None
+        positions = max(self._reach(one) for one in (job, *others))
+        # At least one token is computed: its logits are needed.
+        known = self._prefixes.match(job.call.tenant, job.prompt[:-1]) if self._batch.shares_prefixes else []
+        admitted = _Admitted(turn, sum(kv[0].shape[2] for kv in known))
+        if group:
+            together = (*group, admitted)
+            width = max(len(member.rest) for member in together)
+            if width * len(together) > budget:
+                return None
+            positions = max(positions, *(member.start + width for member in together))
+        if others and not self._batch.can_hold(slots, positions):
             return None
         heapq.heappop(self._waiting)
         try:
             self._batch.hold(slots, positions)
-            self._computed = 0
-            if self._batch.shares_prefixes:
-                # At least one token is computed: its logits are needed.
-                for kv in self._prefixes.match(job.call.tenant, job.prompt[:-1]):
-                    self._batch.load(len(self._live), self._computed, kv)
-                    self._computed += kv[0].shape[2]
-            job.cached = self._computed
+            at = 0
+            for kv in known:
+                self._batch.load(len(others), at, kv)
+                at += kv[0].shape[2]
+            job.cached = admitted.start
         except Exception as error:  # noqa: BLE001 out of memory, most likely
             self._fail([job], error)
-        return job
+        return admitted
 
     def _reach(self, job: Job) -> Tokens:
         """Positions the job may come to need."""
@@ -173,15 +223,37 @@ class Stepper:
         logits = self._batch.prefill(slot, ids, self._computed)
         self._computed += len(ids)
         if self._computed == len(job.prompt):
-            self._begin(job, slot, logits)
+            choices = self._begin(job, slot)
+            if job.prefill_only:
+                self._close(job, None)
+            else:
+                self._advance(choices, logits.expand(len(choices), -1))
         return len(ids)
 
-    def _begin(self, job: Job, slot: int, logits: torch.Tensor) -> None:
-        """The prompt is computed: remember it, and choose every choice's first token."""
+    def _prefill_together(self, group: Sequence[_Admitted]) -> Tokens:
+        """Compute the rest of every prompt of a group and choose the first tokens; what it cost."""
+        slot = len(self._live)
+        rests = [member.rest for member in group]
+        try:
+            logits = self._batch.prefill_together(slot, rests, [member.start for member in group])
+        except Exception:  # noqa: BLE001 one of them, or their number, is too much: each is tried alone
+            for member in group:
+                member.job.alone = True
+                heapq.heappush(self._waiting, member.turn)
+            return 0
+        choices: list[Choice] = []
+        try:
+            for i, member in enumerate(group):
+                choices += self._begin(member.job, slot + i)
+            self._advance(choices, logits)
+        except Exception as error:  # noqa: BLE001 the slots behind the one that failed are not theirs any more
+            self._fail([member.job for member in group], error)
+        self._drop_ended()
+        return max(map(len, rests)) * len(group)
+
+    def _begin(self, job: Job, slot: int) -> list[Choice]:
+        """The prompt is computed: remember it, and give every choice its slot."""
         self._remember(job.call.tenant, job.prompt, slot)
-        if job.prefill_only:
-            self._close(job, None)
-            return
         count = len(job.open)
         for other in range(slot + 1, slot + count):
             self._batch.copy(slot, other, len(job.prompt))
@@ -190,7 +262,7 @@ class Stepper:
             Choice(job, i, grammar, self._tokenizer.decode, self._max_context) for i, grammar in enumerate(grammars)
         ]
         self._live += choices
-        self._advance(choices, logits.expand(count, -1))
+        return choices
 
     def _remember(self, tenant: str, tokens: Sequence[int], slot: int) -> None:
         if self._batch.shares_prefixes:
@@ -242,7 +314,7 @@ class Stepper:
         """`token` is the choice's next; tell the caller, and end the choice if it is the last."""
         choice.ids.append(token)
         self.tokens_out += 1
-        logprobs = () if top is None else (self._logprob(token, top),)
+        logprobs = () if top is None else (self._logprob(choice, token, top),)
         text = ""
         finish: Finish | None = None
         if token in self._eos and not choice.job.call.sampling.ignore_eos:
@@ -266,9 +338,14 @@ class Stepper:
         grammar.take(token)
         return grammar.complete
 
-    def _logprob(self, token: int, top: sampling.TopLogprobs) -> Logprob:
+    def _logprob(self, choice: Choice, token: int, top: sampling.TopLogprobs) -> Logprob:
+        """`token` is the choice's last. Texts are as they read behind the one before: alone, word pieces keep their marks."""
+        before = tuple(choice.ids[-2:-1])
+        context = self._tokenizer.decode(before) if before else ""
+
         def text(i: int) -> str:
-            return self._tokenizer.decode((i,))
+            both = self._tokenizer.decode((*before, i))
+            return both[len(context) :] if both.startswith(context) else self._tokenizer.decode((i,))
 
         return Logprob(token, text(token), top.chosen, tuple((i, text(i), value) for i, value in top.top))
 

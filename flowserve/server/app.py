@@ -3,6 +3,7 @@
 The runtime is the caller's: started before, closed after.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from flowserve.server.door import Door
 from flowserve.server.errors import fault_of, response_of
 from flowserve.server.middleware import Errors, HeaderLimit, RequestIds, Room
 from flowserve.server.settings import ServerSettings
+
+logger = logging.getLogger("flowserve.server")
 
 DESCRIPTION = """
 FlowServe serves LLM workflows. The native door (`/v1/workflows`, `/v1/runs`, `/v1/indexes`) answers errors as RFC 9457
@@ -63,7 +66,10 @@ def create_app(
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return response_of(fault_of(error), request.scope)
+    fault = fault_of(error)
+    if fault.status == 500:  # the client is told little; the operator all of it
+        logger.error("request %s failed: %s: %s", request.state.request_id, type(error).__name__, error)
+    return response_of(fault, request.scope)
 
 
 def _document(app: FastAPI, wants_key: bool) -> dict[str, Any]:

@@ -72,6 +72,7 @@ TABLE: tuple[tuple[type[BaseException], Row], ...] = (  # first match wins: subc
     (e.OutputInvalid, Row(502, "output_invalid", "The model's text does not fit the declared output")),
     (e.EngineError, Row(502, "engine_failed", "An engine failed")),
     (e.ToolError, Row(502, "tool_failed", "A tool failed")),
+    (e.ValueInvalid, Row(500, "value_invalid", "A value inside the run does not fit")),
     (e.RetrievalError, Row(502, "retrieval_failed", "Retrieval failed")),
     (e.StoreError, Row(500, "store_failed", "A record could not be written or trusted", hidden=True)),
     (e.ConfigError, Row(500, "config_invalid", "The server is set up wrong", hidden=True)),
@@ -96,6 +97,31 @@ STATUS_CODES: dict[int, tuple[str, str]] = {
     503: ("unavailable", "Not available now"),
 }
 """Titles of what is known by status alone."""
+
+DOOR_CODES: dict[str, tuple[int, str]] = {
+    "invalid_json": (400, "The body is not JSON"),
+    "invalid_utf8": (400, "The body is not UTF-8"),
+    "body_timeout": (408, "The body did not arrive in time"),
+    "not_yours": (409, "The name is taken by a workflow that somebody else brought"),
+    "too_many_workflows": (409, "No more specs are taken"),
+    "unsupported_encoding": (415, "The body is compressed"),
+    "unsupported_charset": (415, "The body is not declared as UTF-8"),
+    "duplicate_key": (422, "An object has a key twice"),
+    "integer_out_of_range": (422, "An integer is not exact in JSON"),
+    "lone_surrogate": (422, "A text has half a character"),
+    "name_mismatch": (422, "The spec has another name than its path"),
+    "nul_character": (422, "A text has a NUL character"),
+    "number_not_finite": (422, "A number is not finite"),
+    "too_deep": (422, "The body is nested too deeply"),
+    "too_many_keys": (422, "The body has too many keys"),
+    "too_many_values": (422, "The body has too many values"),
+    "too_many_streams": (429, "The run has enough readers"),
+    "closing": (503, "The server is shutting down"),
+    "not_ready": (503, "No engine is up"),
+    "too_many_requests_at_work": (503, "The server is full"),
+    "wait_ended": (503, "The wait ended before the run"),
+}
+"""What doors refuse by themselves with `BadRequest`; the rest of its codes are those of the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +187,48 @@ def _run_fault(error: e.RunFailed, cause: Fault) -> Fault:
 
 
 def _validation_fault(error: RequestValidationError) -> Fault:
-    problems = []
+    problems: dict[str, str] = {}
     missing_body = False
     for item in error.errors()[:50]:
+        if item.get("type") == "none_required":
+            continue  # the branch of an optional value that nobody meant
         place, *path = item.get("loc", ("body",))
-        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
-        problems.append((pointer if place == "body" else f"{place}{pointer}", str(item.get("msg", "invalid"))))
         missing_body |= place == "body" and not path
-    shown = "; ".join(f"{where or 'body'}: {what}" for where, what in problems[:3])
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    param = problems[0][0].lstrip("/").replace("/", ".") if problems and not missing_body else None
-    return Fault(
-        422, "request_invalid", STATUS_CODES[422][1], shown + more, problems=tuple(problems), param=param or None
-    )
+        if place == "body":
+            path = _sent(path, error.body, missing=item.get("type") == "missing")
+        else:
+            path = path[:1]
+        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+        where = pointer if place == "body" else f"{place}{pointer}"
+        problems.setdefault(where, _WORDS.get(str(item.get("type"))) or str(item.get("msg", "invalid")))
+    found = tuple(problems.items())
+    shown = "; ".join(f"{where or 'body'}: {what}" for where, what in found[:3])
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    param = found[0][0].lstrip("/").replace("/", ".") if found and not missing_body else None
+    return Fault(422, "request_invalid", STATUS_CODES[422][1], shown + more, problems=found, param=param or None)
+
+
+_WORDS = {"missing": "is required", "extra_forbidden": "there is no such field"}
+"""Ours, where pydantic's are about its models."""
+
+
+def _sent(path: Sequence[str | int], body: Any, missing: bool) -> list[str | int]:
+    """The steps of `path` that lead through what the client sent. Pydantic puts names of a union's branches between."""
+    steps: list[str | int] = []
+    for i, part in enumerate(path):
+        inside, body = _child(body, part)
+        if inside or (missing and i == len(path) - 1):
+            steps.append(part)
+    return steps
+
+
+def _child(value: Any, part: str | int) -> tuple[bool, Any]:
+    """Whether `value` has a `part`, and what that is (else `value` itself)."""
+    if isinstance(value, dict) and part in value:
+        return True, value[part]
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return True, value[part]
+    return False, value
 
 
 OPENAI_PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models")

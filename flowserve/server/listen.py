@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from flowserve.errors import ConfigError
 from flowserve.server.auth import check_bind
 from flowserve.server.connection import connection_factory
 from flowserve.server.settings import ServerSettings
@@ -17,8 +19,11 @@ from flowserve.server.sse import Stops
 class Listener(uvicorn.Server):
     """A uvicorn server that first stops taking runs, then lets those at work finish, then ends what still waits."""
 
-    def __init__(self, config: uvicorn.Config, stops: Stops, settings: ServerSettings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stops: Stops, settings: ServerSettings, sockets: list[socket.socket]
+    ) -> None:
         super().__init__(config)
+        self._sockets = sockets
         self._stops = stops
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -36,7 +41,10 @@ class Listener(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(self._sockets)
+        except OSError as error:  # somebody bound the same address, too, and listened first
+            raise ConfigError(f"cannot listen on {self._settings.host}:{self._settings.port}: {error}") from error
         self.listening.set()
 
     async def main_loop(self) -> None:
@@ -76,7 +84,10 @@ class Listener(uvicorn.Server):
 
 
 def listener(app: FastAPI, settings: ServerSettings) -> Listener:
-    """A server for `app`, not started. Raises ConfigError for an address that would let anybody in."""
+    """A server for `app`, not started; its port is taken, so that a model is not loaded in vain.
+
+    Raises ConfigError for an address that would let anybody in, or that cannot be had.
+    """
     check_bind(settings.host, settings.keys, settings.insecure)
     config = uvicorn.Config(
         app,
@@ -92,7 +103,33 @@ def listener(app: FastAPI, settings: ServerSettings) -> Listener:
         timeout_keep_alive=max(1, round(settings.idle_connection_s)),
         timeout_graceful_shutdown=5,
     )
-    return Listener(config, app.state.door.stops, settings)
+    return Listener(config, app.state.door.stops, settings, bind(settings.host, settings.port))
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets for every address of `host`, bound and not listening yet. Raises ConfigError."""
+    bound: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            bound.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(address)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL or len(found) == 1:
+                    raise
+                bound.pop().close()  # localhost has an IPv6 address on paper only
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        taken = error.errno == errno.EADDRINUSE
+        remedy = "choose another --port, or end what listens there" if taken else "check --host and --port"
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; {remedy}") from error
+    return bound
 
 
 async def serve(app: FastAPI, settings: ServerSettings) -> None:

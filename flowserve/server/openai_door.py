@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from flowserve.errors import UnknownName
 from flowserve.graphs.plan import ToolSpec
+from flowserve.retrieval.protocols import Embedder
 from flowserve.runtime.records import Choice, Generation, SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.server import openai_convert as c
@@ -185,11 +186,12 @@ class OpenAI:
         """Vectors of texts, by the embedder of the indexes."""
         service = self._door.retrieval()
         embedder = service.embedder
-        if body.model != embedder.name:
+        name = await _name_of(embedder)
+        if body.model != name:
             raise BadRequest(
                 404,
                 "model_not_found",
-                str(UnknownName("embedding model", body.model[:100], [embedder.name])),
+                str(UnknownName("embedding model", body.model[:100], [name])),
                 param="model",
             )
         texts = [body.input] if isinstance(body.input, str) else body.input
@@ -208,7 +210,7 @@ class OpenAI:
                     {"object": "embedding", "index": i, "embedding": c.embedding(vectors, i, body.encoding_format)}
                     for i in range(len(texts))
                 ],
-                "model": embedder.name,
+                "model": name,
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             }
         )
@@ -217,23 +219,28 @@ class OpenAI:
 
     async def models(self, tenant: Tenant) -> Response:
         """Models of the engines, workflows, and the embedder of the indexes."""
-        return JSON({"object": "list", "data": [_model(name, owner) for name, owner in self._models(tenant).items()]})
+        found = await self._models(tenant)
+        return JSON({"object": "list", "data": [_model(name, owner) for name, owner in found.items()]})
 
     async def model(self, model: str, tenant: Tenant) -> Response:
         """One model."""
-        owner = self._models(tenant).get(model)
-        if owner is None:
-            known = list(self._models(tenant))
-            raise BadRequest(404, "model_not_found", str(UnknownName("model", model[:100], known)), param="model")
-        return JSON(_model(model, owner))
+        found = await self._models(tenant)
+        if model not in found:
+            raise BadRequest(404, "model_not_found", str(UnknownName("model", model[:100], list(found))), param="model")
+        return JSON(_model(model, found[model]))
 
-    def _models(self, tenant: str) -> dict[str, str]:
+    async def _models(self, tenant: str) -> dict[str, str]:
         """Name -> what it is. A workflow hides an engine's model of the same name."""
         found = dict.fromkeys(self._door.runtime.models(), "engine")
         found |= dict.fromkeys(self._door.programs(tenant), "workflow")
         if self._door.runtime.retrieval is not None:
-            found.setdefault(self._door.runtime.retrieval.embedder.name, "embedder")
+            found.setdefault(await _name_of(self._door.runtime.retrieval.embedder), "embedder")
         return found
+
+
+async def _name_of(embedder: Embedder) -> str:
+    """In a thread: an embedder from a folder is loaded to know its name, which takes seconds."""
+    return await asyncio.to_thread(lambda: embedder.name)
 
 
 async def _rejoined(first: "asyncio.Future[bytes]", rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

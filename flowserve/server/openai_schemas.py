@@ -146,7 +146,12 @@ class ChatRequest(Generating):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"model": "rag", "messages": [{"role": "user", "content": "Where is the library of Orvale?"}]}]
+            "examples": [
+                {
+                    "model": "rag",
+                    "messages": [{"role": "user", "content": "What is the town that Rusu governs known for?"}],
+                }
+            ]
         }
     )
 
@@ -175,7 +180,7 @@ class CompletionRequest(Generating):
 class EmbeddingRequest(OpenAIIn):
     """Embeddings of texts."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "hash", "input": "The library of Orvale."}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "minilm", "input": "Rusu governs Velol."}]})
 
     model: Model
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_EMBEDDED_TEXTS)]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from flowserve.server import schemas as s
 from flowserve.server.door import Door
-from flowserve.server.errors import STATUS_CODES, TABLE, BadRequest, declared
+from flowserve.server.errors import DOOR_CODES, STATUS_CODES, TABLE, BadRequest, declared
 from flowserve.server.routes import GuardedRoute, Tenant
 from flowserve.server.wire import JSON
 
@@ -63,6 +63,7 @@ def installed_version() -> str:
 def docs_page() -> str:
     """The page with the table of error codes filled in."""
     rows = {row.code: (row.status, row.title) for _, row in TABLE}
+    rows = DOOR_CODES | rows
     rows.update({code: (status, title) for status, (code, title) in STATUS_CODES.items() if code not in rows})
     cells = "\n".join(
         f'<tr id="{code}"><td>{status}</td><td><code>{code}</code></td><td>{title}</td></tr>'

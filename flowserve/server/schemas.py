@@ -61,7 +61,9 @@ class RunRequest(In):
     """A run of a workflow."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"input": {"question": "Where is the library of Orvale?"}, "mode": "wait"}]}
+        json_schema_extra={
+            "examples": [{"input": {"question": "What is the town that Rusu governs known for?"}, "mode": "wait"}]
+        }
     )
 
     input: dict[str, Any] = Field(default_factory=dict, description="The workflow's parameters by name.")
@@ -275,7 +277,7 @@ class IngestRequest(In):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"documents": [{"id": "notes.md", "text": "The library of Orvale is in Tessen."}]}]
+            "examples": [{"documents": [{"id": "notes.md", "text": "Rusu governs Velol. Velol is known for apples."}]}]
         }
     )
 
@@ -298,7 +300,7 @@ class IndexList(Out):
 class SearchRequest(In):
     """What to look for."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "library of Orvale", "k": 3}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "who governs Velol", "k": 3}]})
 
     query: str = Field(min_length=1, max_length=20_000, pattern=r"\S")
     k: Integer = Field(default=5, ge=1, le=1_000)

@@ -51,7 +51,8 @@ class ServerSettings:
     stream_head_s: Seconds = 10.0
     """How long the OpenAI door holds back the head of a stream so that an early failure still gets a proper status."""
     grace_s: Seconds = 20.0
-    """How long running requests may go on after a stop signal; streams are told to reconnect at once."""
+    """How long requests at work, streams included, may go on after a stop signal. What still waits then is ended; native
+    streams are told to reconnect."""
 
     max_requests: int = 1_000
     """Requests at work at once, streams included; one more is answered with 503."""

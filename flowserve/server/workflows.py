@@ -25,7 +25,7 @@ from flowserve.server.wire import JSON
 _PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 Spec = Annotated[
     dict[str, Any],
-    Body(description="A workflow as JSON without code: what `flowserve draw --json` and `wf.spec()` give."),
+    Body(description="A workflow as JSON without code: what `flowserve draw --format json` and `wf.spec()` give."),
 ]
 
 

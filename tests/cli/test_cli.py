@@ -200,3 +200,12 @@ def test_a_run_ends_without_waiting_for_a_tool_that_hangs_in_a_thread(tmp_path: 
     assert done.returncode == 1
     assert "its time was up (timeout=0.1 s)" in done.stderr
     assert time.monotonic() - before < 30
+
+
+def test_the_environment_gives_the_defaults_of_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSERVE_ENGINE", "fake")
+    target = str(EXAMPLES / "branch_and_loop.py")
+    done = flowserve("run", target, "--input", '{"topic": "tides", "strict": false}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("FLOWSERVE_ENGINE", "nope")
+    assert "no engine 'nope'" in flowserve("run", target, "--input", "{}", cwd=tmp_path).stderr

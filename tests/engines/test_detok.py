@@ -160,6 +160,7 @@ def test_what_is_not_text_does_not_stop_a_tokenizer(real: Any) -> None:
 
 @pytest.mark.torch
 def test_a_segment_gets_no_space_of_its_own(tiny_tokenizer_of: Callable[[], Any]) -> None:
+    pytest.importorskip("tokenizers")
     from flowserve.engines.hf_tokenizer import HFTokenizer
 
     tokenizer = HFTokenizer(metaspace_tokenizer())
@@ -169,6 +170,7 @@ def test_a_segment_gets_no_space_of_its_own(tiny_tokenizer_of: Callable[[], Any]
 
 @pytest.mark.torch
 def test_added_words_stay_words_and_tokens_of_the_template_do_not(tiny_tokenizer_of: Callable[[], Any]) -> None:
+    pytest.importorskip("tokenizers")
     from flowserve.engines.hf_tokenizer import HFTokenizer
 
     published = tiny_tokenizer_of()

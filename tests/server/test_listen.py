@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
+from flowserve.errors import ConfigError
+from flowserve.server.listen import bind
 from flowserve.server.settings import ServerSettings
 
 
@@ -74,6 +77,27 @@ def test_the_page_travels_with_the_package() -> None:
 
     assert flowserve.server.__file__ is not None
     assert (Path(flowserve.server.__file__).parent / "docs.html").is_file()
+
+
+async def test_a_port_that_is_taken_is_said_before_anything_is_started(serve: Any) -> None:
+    """It was found after the model had been loaded, and told by uvicorn's log."""
+    async with serve() as served:
+        port = int(served.url.rsplit(":", 1)[1])
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: .*--port"):
+            bind("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
+    with pytest.raises(ConfigError, match="cannot listen on 192.0.2.1:0: .*--host"):
+        bind("192.0.2.1", 0)
+
+
+async def test_a_host_of_several_addresses_is_bound_on_each_that_there_is() -> None:
+    sockets = bind("localhost", 0)
+    assert {sock.getsockname()[0] for sock in sockets} <= {"127.0.0.1", "::1"}
+    assert sockets
+    for sock in sockets:
+        sock.close()
 
 
 async def started(served: Any) -> Any:

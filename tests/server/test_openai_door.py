@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from openai import AsyncOpenAI
 from flowserve.config import RuntimeConfig
 from flowserve.engines.fake import FailAfter
 from flowserve.errors import ContextTooLong, EngineError, EngineLost
+from flowserve.retrieval.embed import HashEmbedder
 
 USER = [{"role": "user", "content": "hello"}]
 WEATHER = {
@@ -415,3 +417,22 @@ async def test_a_client_that_leaves_before_the_first_token_ends_the_call(serve: 
             asked.cancel()
             await served.runtime.runs()[0].wait()
         assert served.runtime.runs()[0].snapshot().status == "cancelled"
+
+
+async def test_an_embedder_that_loads_itself_to_know_its_name_does_not_stop_the_loop(served: Any) -> None:
+    """`GET /v1/models` froze the server for as long as an embedder from a folder took to load."""
+    loop = threading.current_thread()
+    names: list[bool] = []
+
+    class Slow(HashEmbedder):
+        @property
+        def name(self) -> str:
+            names.append(threading.current_thread() is loop)
+            return "slow"
+
+    served.runtime.retrieval._embedder = Slow()
+    ids = [model["id"] for model in (await served.http.get("/v1/models")).json()["data"]]
+    assert "slow" in ids
+    assert (await served.http.get("/v1/models/slow")).status_code == 200
+    assert (await served.http.post("/v1/embeddings", json={"model": "slow", "input": "a"})).status_code == 200
+    assert names and not any(names)
