@@ -5,6 +5,7 @@ A node is immutable. Calling it inside a workflow function adds a plan node and 
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast, overload
@@ -41,7 +42,7 @@ class Stop:
         return f"{self.rule}({', '.join(f'{k}={v:g}' for k, v in self.numbers)})"
 
 
-class Node(Generic[P, R]):
+class Node(ABC, Generic[P, R]):
     """Something that can be called in a workflow."""
 
     settings: Settings
@@ -129,9 +130,9 @@ class Node(Generic[P, R]):
     # --- for the language ---------------------------------------------------------------------------
 
     @cached_property
+    @abstractmethod
     def signature(self) -> Signature:
         """What the node takes and gives."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -141,9 +142,9 @@ class Node(Generic[P, R]):
         """What is wrong with the node itself, whoever calls it."""
         return (*self.setting_problems, *self.signature.problems)
 
+    @abstractmethod
     def declare(self, trace: Trace, args: dict[str, object]) -> Value:
         """Add the node to the trace. `args` are complete but unchecked."""
-        raise NotImplementedError
 
     def call_in(self, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         """A call inside a workflow function; everything wrong with it is noted."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property
-from typing import Any, cast, overload
+from typing import Any, Protocol, cast, overload
 
 from flowserve.errors import Problem
 from flowserve.graphs import settings, signature
@@ -118,7 +118,7 @@ def tool(
     return declare if fn is None else declare(fn)
 
 
-class _Decorator:
+class _Decorator(Protocol):
     """Type of `tool(...)`, for type checkers: awaits of async functions are the runtime's."""
 
     @overload
@@ -126,6 +126,3 @@ class _Decorator:
 
     @overload
     def __call__(self, fn: Callable[P, R], /) -> ToolNode[P, R]: ...
-
-    def __call__(self, fn: Callable[..., Any], /) -> ToolNode[..., Any]:
-        raise NotImplementedError

@@ -79,8 +79,8 @@ class Workflow(Node[P, R]):
         if "name" in changes:
             other.settings, problems = settings.merged(self.settings, {"name": changes.pop("name")})
             other.setting_problems = (*self.setting_problems, *problems)
-            other.__dict__.pop("program", None)
-            other.__dict__["signature"] = dataclasses.replace(self.signature, name=other.name)
+            vars(other).pop("program", None)
+            vars(other)["signature"] = dataclasses.replace(self.signature, name=other.name)
         other.run_options = {**self.run_options, **changes}
         return other
 
@@ -143,7 +143,7 @@ def of_node(node: Node[..., Any]) -> "Workflow[..., Any]":
 
     name = re.sub(r"\W", "_", node.name)
     workflow: Workflow[..., Any] = Workflow(call, name=name)
-    workflow.__dict__["signature"] = dataclasses.replace(node.signature, name=name, problems=())
+    vars(workflow)["signature"] = dataclasses.replace(node.signature, name=name, problems=())
     workflow.__doc__ = node.signature.doc
     return workflow
 
