@@ -95,7 +95,7 @@ def test_openai_sse_and_the_command_line_give_the_same_answer(url: str, indexes:
 def test_held_back_questions_are_answered_through_retrieval_prompt_and_generation(url: str) -> None:
     asked = demo.questions("single")[:20] + demo.questions("two-hop")[:20]
     wrong = [(q.question, q.answer, came) for q in asked if (came := answer(url, q.question)) != q.answer]
-    assert len(wrong) <= 10, wrong
+    assert len(wrong) <= 4, wrong  # 7 of all 200 are wrong
 
 
 def test_a_cancelled_run_leaves_nothing_at_the_engine(url: str) -> None:
