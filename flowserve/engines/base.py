@@ -6,12 +6,16 @@ import their heavy packages when they are constructed. tests/engines/test_contra
 every adapter passes.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from flowserve.errors import Unsupported
 from flowserve.ids import EngineId, Seconds, Tokens
+
+if TYPE_CHECKING:
+    from flowserve.engines.chat import PromptMessage
 
 
 class Origin(StrEnum):
@@ -55,6 +59,8 @@ class Sampling:
     logprobs: int | None = None
     """None: none. 0: of the chosen tokens. k: of the chosen and the k likeliest."""
     ignore_eos: bool = False
+    thinking_budget: Tokens | None = None
+    """Most tokens between a reasoning model's thinking marks, after which the engine closes them; None: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,26 @@ class Call:
     priority: int = 0
     """Lower goes first, where the engine can order; ties by arrival."""
     schema: dict[str, Any] | None = None
-    """JSON Schema that the whole output must satisfy (constrained decoding)."""
+    """JSON Schema that the whole output must satisfy (constrained decoding). At most one of schema, regex and grammar."""
+    regex: str | None = None
+    """Regular expression that the whole output must match."""
+    grammar: str | None = None
+    """Context-free grammar that the whole output must follow, in Lark's syntax, beginning at `start`."""
     timeout_s: Seconds | None = None
     session: str | None = None
     """Calls of one session share a growing prefix."""
+    keep_s: Seconds = 0.0
+    """Hold the KV of prompt and answer for so long after the call, for the session's next one. A hint within the
+    engine's own budget; any later call of the session ends it."""
     tenant: str = ""
     """Cached state is never shared between tenants."""
+    resumed: tuple[int, ...] = ()
+    """Tokens of the answer that another engine has written already. They are read like the prompt, and what comes out
+    goes on after them: `max_tokens` counts them, stop strings may begin in them. Only with n = 1 and no constraint."""
+    stream: bool = True
+    """False: nobody reads along, so the engine may send the output in larger pieces."""
+    messages: "tuple[PromptMessage, ...] | None" = None
+    """The conversation that `segments` render, for engines that do not take tokens. None: a plain prompt."""
     meta: dict[str, str] = field(default_factory=dict)
     """Workflow, run and node names, for logs and for the scripted engine (`node`)."""
 
@@ -83,6 +103,11 @@ class Call:
     def prompt_ids(self) -> tuple[int, ...]:
         """The concatenated ids of all segments."""
         return tuple(i for segment in self.segments for i in segment.ids)
+
+    @property
+    def constrained(self) -> bool:
+        """Only some tokens may come next."""
+        return self.schema is not None or self.regex is not None or self.grammar is not None
 
     @property
     def prompt_text(self) -> str:
@@ -128,6 +153,13 @@ class Output:
     """Set on the first output of choice 0."""
     cached_tokens: Tokens = 0
     """Prompt tokens whose KV was reused exactly; set on the first output of choice 0."""
+    untold: Tokens = 0
+    """Tokens of this delta whose ids the engine does not tell."""
+
+    @property
+    def count(self) -> Tokens:
+        """Tokens of this delta, told or not."""
+        return len(self.token_ids) + self.untold
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +171,29 @@ class Capabilities:
     max_context: Tokens = 0
     """Prompt and output together; 0: unknown."""
     priority: bool = False
+    """Orders what waits by `Call.priority`."""
     logprobs: bool = False
     schema: bool = False
+    regex: bool = False
+    grammar: bool = False
     prefix_reuse: bool = False
     lora: bool = False
     kv_connector: bool = False
     thinking_budget: bool = False
     deterministic_seed: bool = False
+    tokens: bool = True
+    """Takes a prompt as token ids and tells the ids of its output. False: it is given text, and `Call.resumed` is refused."""
+    sessions: bool = False
+    """Keeps the KV of a session between its calls (`Call.keep_s`), to the token."""
+    reprioritise: bool = False
+    """`reprioritise` works inside the engine; else the call is begun anew with what it has written."""
+    preempt: bool = False
+    """`preempt` works inside the engine."""
+    kv_events: bool = False
+    """Tells its listener which blocks its prefix cache holds."""
+    sleep: bool = False
+    restart: bool = False
+    """`start` may be called again after `close`, or after the engine was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +204,54 @@ class EngineStatus:
     running: int = 0
     """Choices in the batch now."""
     waiting: int = 0
+    """Choices that the engine has not begun, or has pushed out of its batch."""
     window: int = 0
-    """Calls it wants at once: enough to keep its batch full, no more."""
+    """Choices it can have in its batch: what it wants at once."""
     kv_used: float = 0.0
     """Share of KV memory in use, 0 to 1."""
     tokens_out_total: Tokens = 0
     reason: str = ""
     """When not up: why."""
+    kv_tokens: Tokens = 0
+    """Tokens that its KV memory holds; 0: unknown."""
+    batch_tokens: Tokens = 0
+    """Prompt tokens that one step computes at most; 0: unknown."""
+    steps: int = 0
+    """Grows whenever the engine computes something: what health is judged by."""
+    preemptions: int = 0
+    """Times that it pushed a call out of its batch for want of memory, in all."""
+    prefix_asked: Tokens = 0
+    """Prompt tokens looked up in its prefix cache, in all."""
+    prefix_hit: Tokens = 0
+    """Of these, the ones that were there."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVStored:
+    """A chain of blocks that entered a prefix cache."""
+
+    tenant: str
+    parent: bytes | None
+    """The engine's name of the block before the first; None: the chain begins with them."""
+    blocks: tuple[bytes, ...]
+    """The engine's names, in order."""
+    token_ids: tuple[int, ...]
+    """`len(blocks) * block_tokens` of them."""
+    block_tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class KVNews:
+    """What changed in a prefix cache, in order: first `cleared`, then `removed`, then `stored`."""
+
+    cleared: bool = False
+    removed: tuple[bytes, ...] = ()
+    stored: tuple[KVStored, ...] = ()
+
+
+Listener = Callable[["Engine", KVNews | None], None]
+"""Called on the engine's event loop: with None when `status()` has something new to say, at most ten times a second
+but at once when `up` changed; with KVNews by engines that have `kv_events`."""
 
 
 class Tokenizer(Protocol):
@@ -193,9 +282,15 @@ class Tokenizer(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give equal ids."""
+        ...
+
 
 class Engine(Protocol):
-    """A replica that generates. Called from one event loop."""
+    """A replica that generates. Called from one event loop. Adapters derive from `BaseEngine`, which has the parts that
+    many of them lack."""
 
     @property
     def id(self) -> EngineId: ...
@@ -207,7 +302,12 @@ class Engine(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
     async def start(self) -> None:
-        """Load and get ready; raises ConfigError or EngineError. Called once, before anything else."""
+        """Load and get ready; raises ConfigError or EngineError. Called before anything else, and again after `close` or
+        a loss where `capabilities.restart` says so."""
+        ...
+
+    def watch(self, listener: Listener | None) -> None:
+        """Tell `listener` of changes from now on; there is at most one."""
         ...
 
     def generate(self, call: Call) -> AsyncIterator[Output]:
@@ -226,8 +326,59 @@ class Engine(Protocol):
         """Stop a call; its iterator ends with `Finish.ABORT` at the engine's next step. Unknown ids are ignored."""
         ...
 
+    async def reprioritise(self, call_id: str, priority: int) -> None:
+        """Give a submitted call another priority. Unknown ids and engines without priorities ignore it."""
+        ...
+
+    async def preempt(self, call_id: str) -> None:
+        """Push a running call out of the batch; it goes on, with the same output, when its priority lets it back.
+        Unknown and waiting calls are left alone. Raises Unsupported."""
+        ...
+
+    async def release(self, session: str) -> None:
+        """Let go of what is kept for a session (`Call.keep_s`). Unknown sessions are ignored."""
+        ...
+
+    async def probe(self) -> None:
+        """Generate one token beside everything else, to see whether the engine computes. Raises EngineError; the caller
+        sets the time limit. A client's faults are never an answer of this."""
+        ...
+
+    async def sleep(self, level: int = 1) -> None:
+        """Give device memory back until `wake`: 1 keeps weights in host memory, 2 drops them. Calls at work are aborted.
+        Raises Unsupported."""
+        ...
+
+    async def wake(self) -> None:
+        """The opposite of `sleep`."""
+        ...
+
     def status(self) -> EngineStatus: ...
 
     async def close(self) -> None:
         """Abort everything and free what is held. Idempotent."""
         ...
+
+
+class BaseEngine:
+    """What an adapter has unless it says otherwise."""
+
+    _listener: Listener | None = None
+
+    def watch(self, listener: Listener | None) -> None:
+        self._listener = listener
+
+    async def reprioritise(self, call_id: str, priority: int) -> None:
+        """Nothing is ordered here."""
+
+    async def preempt(self, call_id: str) -> None:
+        raise Unsupported("this engine lacks the capability 'preempt': cancel the call and send it again")
+
+    async def release(self, session: str) -> None:
+        """Nothing is kept here."""
+
+    async def sleep(self, level: int = 1) -> None:
+        raise Unsupported("this engine lacks the capability 'sleep': close it and start it again")
+
+    async def wake(self) -> None:
+        raise Unsupported("this engine lacks the capability 'sleep': there is nothing to wake")

@@ -21,8 +21,11 @@ def check_call(call: Call, capabilities: Capabilities, prompt_tokens: int) -> No
         raise InputError(f"call '{call.id}': {text}", problems)
     if call.model and capabilities.models and call.model not in capabilities.models:
         raise UnknownName("model", call.model, capabilities.models)
-    if call.schema is not None and not capabilities.schema:
-        raise Unsupported(_lacks("schema", "let the prompt ask for JSON and validate, or use another engine"))
+    _check_constraint(call, capabilities)
+    if call.sampling.thinking_budget is not None and not capabilities.thinking_budget:
+        raise Unsupported(_lacks("thinking_budget", "leave thinking_budget out, or give vLLM a reasoning_parser"))
+    if call.resumed:
+        _check_resumed(call, capabilities)
     if call.sampling.logprobs is not None and not capabilities.logprobs:
         raise Unsupported(_lacks("logprobs", "leave logprobs out, or use another engine"))
     if prompt_tokens == 0:
@@ -31,6 +34,29 @@ def check_call(call: Call, capabilities: Capabilities, prompt_tokens: int) -> No
         raise ContextTooLong(
             f"call '{call.id}': the prompt has {prompt_tokens} tokens; the model holds {capabilities.max_context}, "
             "answer included. Shorten the prompt or use a model with a longer context."
+        )
+
+
+def _check_constraint(call: Call, capabilities: Capabilities) -> None:
+    given = [name for name in ("schema", "regex", "grammar") if getattr(call, name) is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"call '{call.id}': expected at most one of schema, regex and grammar; got {' and '.join(given)}"
+        )
+    for name in given:
+        if not getattr(capabilities, name):
+            raise Unsupported(_lacks(name, "let the prompt ask for that form and validate, or use another engine"))
+
+
+def _check_resumed(call: Call, capabilities: Capabilities) -> None:
+    if not capabilities.tokens:
+        raise Unsupported(_lacks("tokens", "begin the call anew"))
+    if call.sampling.n > 1 or call.constrained:
+        raise InputError(f"call '{call.id}': resumed: expected one choice without a constraint")
+    if len(call.resumed) >= call.sampling.max_tokens:
+        raise InputError(
+            f"call '{call.id}': resumed: expected fewer than max_tokens ({call.sampling.max_tokens}) tokens; "
+            f"got {len(call.resumed)}"
         )
 
 
@@ -53,6 +79,8 @@ def sampling_problems(call: Call) -> list[tuple[str, str]]:
     need(logprobs is None or 0 <= logprobs <= MAX_LOGPROBS, "logprobs", f"None or 0 to {MAX_LOGPROBS}", logprobs)
     stop = sampling.stop
     need(len(stop) <= MAX_STOPS and all(stop), "stop", f"up to {MAX_STOPS} strings, none empty", stop)
+    budget = sampling.thinking_budget
+    need(budget is None or budget >= 0, "thinking_budget", "None or at least 0", budget)
     seed = sampling.seed
     need(seed is None or -(1 << 63) <= seed < 1 << 63, "seed", "a 64-bit integer", seed)
     return problems

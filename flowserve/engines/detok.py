@@ -122,7 +122,8 @@ class TextStream:
         return self._scanner.stopped
 
     def push(self, ids: Sequence[int]) -> str:
-        return self._scanner.push(self._detokenizer.push(ids))
+        """One by one, so that what is shown does not depend on how the tokens come in pieces."""
+        return "".join([self._scanner.push(self._detokenizer.push((i,))) for i in ids])
 
     def finish(self) -> str:
         """The rest. Call once, when no more ids come."""

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from flowserve.clock import Clock
 from flowserve.engines.base import (
+    BaseEngine,
     Call,
     Capabilities,
     EngineStatus,
@@ -56,7 +57,7 @@ Delays = Seconds | Mapping[str, Seconds] | Callable[[Call], Seconds]
 Sleep = Callable[[Seconds], Awaitable[None]]
 
 
-class FakeEngine:
+class FakeEngine(BaseEngine):
     """See the module.
 
     replies: by node name (`call.meta["node"]`, then its last path component, then that without a trailing `_2`,
@@ -64,6 +65,9 @@ class FakeEngine:
     delays: seconds before the first token, the same for all or by node name or as a function of the call;
         `math.inf` hangs until the call is aborted.
     token_delay_s: seconds between tokens.
+    kv_tokens: what its memory is said to hold, 0 for unknown; `status` counts prompts and output against it.
+
+    `crash`, `stall` and `go_on` are faults for tests of pools; a crashed engine can be started again.
     clock: where delays pass; a ManualTime for tests without real sleeping. None is real time.
     """
 
@@ -80,6 +84,7 @@ class FakeEngine:
         tokenizer: Tokenizer | None = None,
         max_context: Tokens = 131_072,
         window: int = 64,
+        kv_tokens: Tokens = 0,
     ) -> None:
         self.calls: list[Call] = []
         """Every call that came in, in order."""
@@ -94,12 +99,30 @@ class FakeEngine:
         self._tokenizer = tokenizer or WordTokenizer()
         self._window = window
         self._capabilities = Capabilities(
-            models=tuple(models), max_context=max_context, logprobs=True, schema=True, deterministic_seed=True
+            models=tuple(models),
+            max_context=max_context,
+            logprobs=True,
+            schema=True,
+            regex=True,
+            grammar=True,
+            thinking_budget=True,
+            deterministic_seed=True,
+            restart=True,
         )
+        self.starts = 0
+        """Times that it was started."""
+        self.reprioritised: list[tuple[str, int]] = []
+        self._kv_tokens = kv_tokens
         self._turns: Counter[str] = Counter()
         self._running: dict[str, asyncio.Event] = {}
+        self._held: dict[str, Tokens] = {}
         self._tokens_out = 0
-        self._closed = False
+        self._down = ""
+        self._life = 0
+        """Counts crashes: a call of an earlier life is lost, also when the engine is up again."""
+        self._moving = asyncio.Event()
+        """Clear while it stalls."""
+        self._moving.set()
 
     @property
     def id(self) -> EngineId:
@@ -115,19 +138,40 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Nothing to load."""
+        self.starts += 1
+        self._down = ""
+        self._moving.set()
+        self._tell()
+
+    def crash(self) -> None:
+        """Die: whatever runs ends with EngineLost, and nothing works until the next `start`."""
+        self._down = "crashed"
+        self._life += 1
+        for stopped in self._running.values():
+            stopped.set()
+        self._tell()
+
+    def stall(self) -> None:
+        """Stand still: calls and probes are taken and get nothing, until `go_on`."""
+        self._moving.clear()
+
+    def go_on(self) -> None:
+        """End a stall."""
+        self._moving.set()
 
     async def generate(self, call: Call) -> AsyncIterator[Output]:
-        if self._closed:
-            raise EngineLost(f"engine '{self._id}' is closed")
+        if self._down:
+            raise EngineLost(f"engine '{self._id}' is {self._down}")
         self.calls.append(call)
         prompt_tokens = sum(len(segment.ids) for segment in call.segments)
-        check_call(call, self._capabilities, prompt_tokens)
+        check_call(call, self._capabilities, prompt_tokens + len(call.resumed))
         if call.id in self._running:
             raise InputError(f"call '{call.id}' is running already; ids are unique")
         reply = self._reply(call)
         stopped = asyncio.Event()
         self._running[call.id] = stopped
-        finished = False
+        self._held[call.id] = prompt_tokens + len(call.resumed)
+        finished, life = False, self._life
         try:
             await self._pause(_by_node(self._delays, call, 0.0), stopped)
             if isinstance(reply, Exception):
@@ -139,10 +183,13 @@ class FakeEngine:
                     break
                 if choice.finished:
                     continue
-                if choice.index == 0 and choice.count:
+                if choice.index == 0 and choice.begun:
                     await self._pause(self._token_delay_s, stopped)
+                if self._life != life:
+                    raise EngineLost(f"engine '{self._id}' crashed")
                 output = choice.step(aborted=stopped.is_set(), room=self._capabilities.max_context - prompt_tokens)
                 self._tokens_out += len(output.token_ids)
+                self._held[call.id] += len(output.token_ids)
                 if isinstance(reply, FailAfter) and choice.exhausted:
                     yield dataclasses.replace(output, finish=None)
                     raise reply.error
@@ -152,9 +199,18 @@ class FakeEngine:
             finished = True  # failed, not left
             raise
         finally:
-            del self._running[call.id]
+            del self._running[call.id], self._held[call.id]
             if not finished:
                 self.aborted.append(call.id)
+
+    async def probe(self) -> None:
+        await self._moving.wait()
+        if self._down:
+            raise EngineLost(f"engine '{self._id}' is {self._down}")
+
+    async def reprioritise(self, call_id: str, priority: int) -> None:
+        if call_id in self._running:
+            self.reprioritised.append((call_id, priority))
 
     async def prefill(self, call: Call) -> None:
         self.prefills.append(call)
@@ -165,28 +221,38 @@ class FakeEngine:
 
     def status(self) -> EngineStatus:
         return EngineStatus(
-            up=not self._closed,
+            up=not self._down,
             running=len(self._running),
             window=self._window,
             tokens_out_total=self._tokens_out,
-            reason="closed" if self._closed else "",
+            reason=self._down,
+            kv_tokens=self._kv_tokens,
+            kv_used=min(1.0, sum(self._held.values()) / self._kv_tokens) if self._kv_tokens else 0.0,
+            steps=self._tokens_out,
         )
 
     async def close(self) -> None:
-        self._closed = True
+        self._down = self._down or "closed"
         for stopped in self._running.values():
             stopped.set()
+        self._tell()
 
     def __repr__(self) -> str:
         return f"<FakeEngine {self._id} calls={len(self.calls)} running={sorted(self._running)}>"
 
+    def _tell(self) -> None:
+        if self._listener is not None:
+            self._listener(self, None)
+
     async def _pause(self, seconds: Seconds, stopped: asyncio.Event) -> None:
         """Sleep, but wake at once when the call is aborted. Always gives others a turn."""
-        if seconds <= 0:
+        if seconds <= 0 and self._moving.is_set():
             await asyncio.sleep(0)
             return
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stopped.wait())]
-        if math.isfinite(seconds):
+        if not self._moving.is_set():
+            waits.append(asyncio.ensure_future(self._moving.wait()))
+        elif math.isfinite(seconds):
             waits.append(asyncio.ensure_future(self._sleep(seconds)))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -211,6 +277,9 @@ class FakeEngine:
             reply = reply[turn]
         if callable(reply) and not isinstance(reply, type):
             reply = reply(call)
+        if reply is None and (call.regex is not None or call.grammar is not None):
+            node = call.meta.get("node", "") or call.id
+            raise EngineError(f"'{node}' needs a scripted reply: none can be made up for a regex or a grammar")
         return default_reply(call) if reply is None else reply
 
 
@@ -246,7 +315,14 @@ class _Choice:
         self._tokenizer = tokenizer
         self._ids = tokenizer.encode(text)
         self._stream = TextStream(tokenizer.decode, call.sampling.stop)
+        self._stream.push(call.resumed)
+        self.count = len(call.resumed)
+        self._first = True
         self._prompt_tokens = prompt_tokens
+
+    @property
+    def begun(self) -> bool:
+        return not self._first
 
     @property
     def exhausted(self) -> bool:
@@ -257,7 +333,7 @@ class _Choice:
         ids: tuple[int, ...] = ()
         text = ""
         finish: Finish | None = None
-        first = self.count == 0 and self.index == 0
+        first, self._first = self._first and self.index == 0, False
         if aborted:
             finish = Finish.ABORT
         elif self.exhausted:

@@ -1,4 +1,4 @@
-"""Output that satisfies a JSON Schema, token by token, by llguidance.
+"""Output that satisfies a JSON Schema, a regular expression or a grammar, token by token, by llguidance.
 
 A `Grammar` belongs to one choice: it fills a mask of allowed tokens and is told what was chosen.
 """
@@ -12,6 +12,7 @@ import llguidance
 import llguidance.numpy
 import numpy as np
 
+from flowserve.engines.base import Call
 from flowserve.errors import EngineError, InputError, Unsupported
 
 CACHED_SCHEMAS = 128
@@ -65,19 +66,19 @@ class Grammars:
                 "SentencePiece tokenizer"
             ) from error
         self._vocabulary = vocabulary
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._lock = Lock()
 
-    def compile(self, schema: dict[str, Any]) -> Grammar:
-        """A grammar at its start. Raises InputError for a schema that is wrong or has unsupported parts."""
-        try:
-            key = json.dumps(schema, sort_keys=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the schema is not JSON: {error}") from error
+    def compile(self, call: Call) -> Grammar | None:
+        """What constrains `call`, at its start; None: nothing. Raises InputError for what is wrong or has unsupported
+        parts."""
+        key = _source(call)
+        if key is None:
+            return None
         with self._lock:
             matcher = self._compiled.get(key)
         if matcher is None:
-            matcher = self._matcher(key)
+            matcher = self._matcher(*key)
             with self._lock:
                 self._compiled[key] = matcher
                 while len(self._compiled) > CACHED_SCHEMAS:
@@ -88,12 +89,32 @@ class Grammars:
         """Empty masks for `rows` choices."""
         return np.zeros(llguidance.numpy.get_bitmask_shape(rows, self._vocabulary), dtype=np.int32)
 
-    def _matcher(self, schema: str) -> Any:
+    def _matcher(self, kind: str, source: str) -> Any:
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=FORM)
+            if kind == "schema":
+                grammar = llguidance.LLMatcher.grammar_from_json_schema(source, overrides=FORM)
+            else:
+                grammar = getattr(llguidance.LLMatcher, _MAKERS[kind])(source)
         except ValueError as error:
-            raise InputError(f"the schema cannot be used for constrained decoding: {error}") from error
+            raise InputError(f"the {kind} cannot be used for constrained decoding: {error}") from error
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise InputError(f"the schema cannot be used for constrained decoding: {matcher.get_error()}")
+            raise InputError(f"the {kind} cannot be used for constrained decoding: {matcher.get_error()}")
         return matcher
+
+
+_MAKERS = {"regex": "grammar_from_regex", "grammar": "grammar_from_lark"}
+
+
+def _source(call: Call) -> tuple[str, str] | None:
+    """(`schema`, `regex` or `grammar`; its text)."""
+    if call.schema is not None:
+        try:
+            return "schema", json.dumps(call.schema, sort_keys=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the schema is not JSON: {error}") from error
+    for kind in _MAKERS:
+        text = getattr(call, kind)
+        if text is not None:
+            return kind, text
+    return None

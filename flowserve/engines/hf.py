@@ -21,7 +21,17 @@ from typing import Any
 
 import torch
 
-from flowserve.engines.base import Call, Capabilities, EngineStatus, Output, Tokenizer
+from flowserve.engines.base import (
+    BaseEngine,
+    Call,
+    Capabilities,
+    EngineStatus,
+    Origin,
+    Output,
+    Sampling,
+    Segment,
+    Tokenizer,
+)
 from flowserve.engines.checks import check_call
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
@@ -34,9 +44,11 @@ from flowserve.ids import Bytes, EngineId, Seconds, Tokens
 
 IDLE_RELEASE_S: Seconds = 30.0
 """After so long without work the KV table is given back."""
+REPORT_S: Seconds = 0.1
+"""The listener hears of steps at most this often."""
 
 
-class HFEngine:
+class HFEngine(BaseEngine):
     """See the module.
 
     model: folder or hub name. name: what it is called in `capabilities.models`; the last part of `model` by default.
@@ -86,11 +98,14 @@ class HFEngine:
         self._no_grammars = ""
         self._stepper: Stepper | None = None
         self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
+        self._probes = 0
         self._jobs: dict[str, Job] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: asyncio.Future[None] | None = None
         self._down = "not started"
+        self._reported = 0.0
+        self._flushed = 0.0
 
     @property
     def id(self) -> EngineId:
@@ -107,12 +122,16 @@ class HFEngine:
         return self._tokenizer
 
     async def start(self) -> None:
+        if self._thread is not None:
+            await self.close()
+        self._inbox = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"flowserve-{self._id}", daemon=True)
         self._thread.start()
         await self._ready
         self._down = ""
+        self._tell_listener()
 
     async def generate(self, call: Call) -> AsyncIterator[Output]:
         inbox: asyncio.Queue[Any] = asyncio.Queue()
@@ -156,6 +175,16 @@ class HFEngine:
         if job is not None:
             self._inbox.put(("abort", job))
 
+    async def probe(self) -> None:
+        """One token of a one-token prompt, through the same batch."""
+        if self._down:
+            raise EngineLost(f"engine '{self._id}' is {self._down}")
+        ids = self.tokenizer.eos_ids[:1] or (0,)
+        self._probes += 1
+        call = Call(f"probe-{self._probes}", (Segment(ids, Origin.TEMPLATE),), Sampling(1), priority=-(1 << 30))
+        async for _ in self.generate(call):
+            pass
+
     def status(self) -> EngineStatus:
         stepper = self._stepper
         if stepper is None or self._down:
@@ -167,15 +196,18 @@ class HFEngine:
             window=self._max_batch,
             kv_used=stepper.kv_used,
             tokens_out_total=stepper.tokens_out,
+            steps=stepper.steps,
         )
 
     async def close(self) -> None:
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is None:
             return
         self._down = self._down or "closed"
         self._inbox.put(("close", None))
         await asyncio.to_thread(thread.join)
+        self._thread = None
+        self._tell_listener()
 
     def __repr__(self) -> str:
         return f"<HFEngine {self._id} {self._name} {self._down or 'up'} calls={sorted(self._jobs)}>"
@@ -186,9 +218,10 @@ class HFEngine:
         """The call, checked and with its grammar compiled."""
         if self._down:
             raise EngineLost(f"engine '{self._id}' is {self._down}")
-        prompt = call.prompt_ids
-        if call.schema is not None and self._grammars is None:
-            raise Unsupported(f"engine '{self._id}' lacks the capability 'schema': {self._no_grammars}")
+        prompt = call.prompt_ids + call.resumed
+        if call.constrained and self._grammars is None:
+            what = "schema" if call.schema is not None else "regex" if call.regex is not None else "grammar"
+            raise Unsupported(f"engine '{self._id}' lacks the capability '{what}': {self._no_grammars}")
         check_call(call, self._capabilities, len(prompt))
         wrong = next((i for i in prompt if not 0 <= i < self._vocabulary), None)
         if wrong is not None:
@@ -196,8 +229,8 @@ class HFEngine:
                 f"call '{call.id}': token id {wrong} is outside the model's vocabulary ({self._vocabulary})"
             )
         grammar = None
-        if call.schema is not None and self._grammars is not None and not prefill_only:
-            grammar = await asyncio.to_thread(self._grammars.compile, call.schema)
+        if call.constrained and self._grammars is not None and not prefill_only:
+            grammar = await asyncio.to_thread(self._grammars.compile, call)
             if self._down:
                 raise EngineLost(f"engine '{self._id}' is {self._down}")
         return Job(call, prompt, inbox.put_nowait, grammar=grammar, prefill_only=prefill_only)
@@ -216,6 +249,14 @@ class HFEngine:
     def _deliver(self, items: list[tuple[Job, Any]]) -> None:
         for job, item in items:
             job.deliver(item)
+        now = time.monotonic()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            self._tell_listener()
+
+    def _tell_listener(self) -> None:
+        if self._listener is not None:
+            self._listener(self, None)
 
     def _loaded(self, error: Exception | None) -> None:
         assert self._ready is not None
@@ -231,6 +272,7 @@ class HFEngine:
         self._down = f"lost: {type(error).__name__}: {error}"
         for job in self._jobs.values():
             job.deliver(EngineLost(f"engine '{self._id}' is {self._down}"))
+        self._tell_listener()
 
     # --- in the thread -----------------------------------------------------------------------------------
 
@@ -286,8 +328,10 @@ class HFEngine:
         self._flush(stepper)
 
     def _flush(self, stepper: Stepper) -> None:
-        """One crossing to the event loop per step."""
-        if stepper.outbox:
+        """One crossing to the event loop per step, if it has something to say or nothing was said for a while."""
+        now = time.monotonic()
+        if stepper.outbox or (not stepper.idle and now - self._flushed >= REPORT_S):
+            self._flushed = now
             items, stepper.outbox = stepper.outbox, []
             self._tell(self._deliver, items)
 
@@ -313,8 +357,11 @@ class HFEngine:
             priority=True,
             logprobs=True,
             schema=loaded.grammars is not None,
+            regex=loaded.grammars is not None,
+            grammar=loaded.grammars is not None,
             prefix_reuse=loaded.batch.shares_prefixes and self._prefix_bytes > 0,
             deterministic_seed=True,
+            restart=True,
         )
         seconds = time.monotonic() - began
         self._say(f"model {self._name}: {loaded.parameters / 1e6:.1f}M parameters on {loaded.device}, {seconds:.1f} s")

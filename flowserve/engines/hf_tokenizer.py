@@ -5,6 +5,7 @@ There are two of them: the tokenizer as published, for template text, and one wi
 that the chat template writes, and those that look like it; other added tokens (runs of blanks, HTML tags) are words.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ class HFTokenizer:
         """The tokenizer as published, serialised."""
         self._template = RustTokenizer.from_str(self.json)
         self._chat_template = _single_template(getattr(tokenizer, "chat_template", None))
+        self._fingerprint = hashlib.sha256(f"{self.json}{self._chat_template}".encode()).hexdigest()
         words = [row for row in described["added_tokens"] if not self._controls(row["content"], row["special"])]
         self._data = RustTokenizer.from_str(
             json.dumps({**described, "added_tokens": words, "post_processor": None}, ensure_ascii=False)
@@ -75,6 +77,10 @@ class HFTokenizer:
     @property
     def eos_ids(self) -> tuple[int, ...]:
         return self._eos_ids
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     def _controls(self, token: str, special: bool) -> bool:
         return special or token in (self._chat_template or "") or (token.startswith("<|") and token.endswith("|>"))

@@ -17,6 +17,7 @@ class Job:
 
     call: Call
     prompt: tuple[int, ...]
+    """What is computed before the first new token: the call's prompt, and what another engine has written already."""
     deliver: Callable[[Any], None]
     """Called on the event loop with each Output, with the exception that ends the call, or with None when a
     prefill is done."""
@@ -33,6 +34,11 @@ class Job:
     announced: bool = False
     """prompt_tokens went out."""
 
+    @property
+    def prompt_tokens(self) -> Tokens:
+        """Without what another engine has written."""
+        return len(self.prompt) - len(self.call.resumed)
+
     def __post_init__(self) -> None:
         self.open = set(range(0 if self.prefill_only else self.call.sampling.n))
 
@@ -46,11 +52,12 @@ class Choice:
         call = job.call
         self.job = job
         self.index = index
-        self.chooser = Chooser(call.sampling, index)
+        self.chooser = Chooser(call.sampling, index, len(call.resumed))
         self.grammar = grammar
         self.stream = TextStream(decode, call.sampling.stop)
+        self.stream.push(call.resumed)
         self.ids: list[int] = []
-        self.limit = min(call.sampling.max_tokens, max_context - len(job.prompt))
+        self.limit = min(call.sampling.max_tokens - len(call.resumed), max_context - len(job.prompt))
 
     @property
     def length(self) -> Tokens:

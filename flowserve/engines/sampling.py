@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from flowserve.engines.base import Sampling
+from flowserve.ids import Tokens
 
 
 class Chooser:
@@ -20,12 +21,13 @@ class Chooser:
 
     __slots__ = ("_random", "greedy", "temperature", "top_k", "top_p")
 
-    def __init__(self, sampling: Sampling, index: int) -> None:
+    def __init__(self, sampling: Sampling, index: int, written: Tokens = 0) -> None:
+        """`written`: tokens that another engine has chosen already; the draws after them are others than those from the start."""
         self.greedy = sampling.temperature < 1e-6
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
         self.top_k = sampling.top_k
-        self._random = random.Random(None if sampling.seed is None else sampling.seed + index)
+        self._random = random.Random(None if sampling.seed is None else sampling.seed + index + written)
 
     @property
     def cuts(self) -> bool:

@@ -60,6 +60,7 @@ class Stepper:
     ) -> None:
         self.outbox: list[tuple[Job, Any]] = []
         self.tokens_out = 0
+        self.steps = 0
         self._batch = batch
         self._tokenizer = tokenizer
         self._prefixes = prefixes
@@ -127,6 +128,7 @@ class Stepper:
 
     def step(self) -> None:
         """Some prefill, then one token for each decoding sequence."""
+        self.steps += 1
         self._prefill()
         if self._live:
             self._decode()
@@ -377,7 +379,7 @@ class Stepper:
     ) -> None:
         first = index == 0 and not job.announced
         job.announced = job.announced or first
-        prompt, cached = (len(job.prompt), job.cached) if first else (0, 0)
+        prompt, cached = (job.prompt_tokens, min(job.cached, job.prompt_tokens)) if first else (0, 0)
         self.outbox.append((job, Output(index, ids, text, logprobs, finish, prompt, cached)))
         if finish is not None:
             job.open.discard(index)

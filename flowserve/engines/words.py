@@ -71,6 +71,10 @@ class WordTokenizer:
     def eos_ids(self) -> tuple[int, ...]:
         return (FIRST_SPECIAL + 1,)
 
+    @property
+    def fingerprint(self) -> str:
+        return f"words {self._special!r} {self._chat_template!r}"
+
     def _piece(self, piece: str) -> list[int]:
         try:
             data = piece.encode()

@@ -109,10 +109,15 @@ def tiny_tokenizer_of() -> Callable[[], Any]:
 Maker = Callable[[pytest.FixtureRequest], Engine]
 
 
+def scripted(call: Call) -> str | None:
+    """What the scripted engine says in the contract suite."""
+    by_node = {"colour": "red 123", "brackets": "(b)"}
+    words = 'one two three "four" five six é🎈 seven eight nine ten'
+    return None if call.schema else by_node.get(call.meta.get("node", ""), words)
+
+
 def make_fake(request: pytest.FixtureRequest) -> Engine:
-    return FakeEngine(
-        lambda call: None if call.schema else 'one two three "four" five six é🎈 seven eight nine ten', max_context=512
-    )
+    return FakeEngine(scripted, max_context=512)
 
 
 def make_hf(request: pytest.FixtureRequest) -> Engine:

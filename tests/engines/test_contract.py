@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
@@ -12,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from flowserve.engines.base import Call, Engine, Finish, Origin, Output, Segment
+from flowserve.engines.detok import TextStream
 from flowserve.errors import ContextTooLong, EngineLost, InputError, RequestError, Unsupported
 
 MakeCall = Callable[..., Call]
@@ -281,3 +283,103 @@ async def test_a_closed_engine_says_so_and_closing_again_is_fine(engine: Engine,
     assert engine.status().reason
     with pytest.raises(EngineLost):
         await collect(engine, wanted)
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "never written")], ids=["", "stop"])
+async def test_a_call_that_another_engine_began_goes_on_where_it_stood(
+    engine: Engine, call: MakeCall, stop: tuple[str, ...]
+) -> None:
+    whole = await collect(engine, call(max_tokens=12, ignore_eos=True, stop=stop))
+    written = ids(whole)
+    for kept in range(1, len(written) - 1, 3):
+        shown = TextStream(engine.tokenizer.decode, stop).push(written[:kept])
+        rest = await collect(engine, call(max_tokens=12, ignore_eos=True, stop=stop, resumed=written[:kept]))
+        assert written[:kept] + ids(rest) == written
+        assert shown + text(rest) == text(whole)
+        assert finishes(rest) == finishes(whole)
+
+
+async def test_what_cannot_be_resumed_is_refused(engine: Engine, call: MakeCall) -> None:
+    for wrong in ({"n": 2}, {"schema": SCHEMA}, {"max_tokens": 1}):
+        if wrong == {"schema": SCHEMA} and not engine.capabilities.schema:
+            continue
+        with pytest.raises(RequestError, match="resumed"):
+            await collect(engine, call(resumed=(5,), **wrong))
+
+
+async def test_output_matches_the_regular_expression(engine: Engine, call: MakeCall) -> None:
+    pattern = "(red|green) [0-9]{3}"
+    wanted = call(regex=pattern, max_tokens=40, meta={"node": "colour"})
+    if not engine.capabilities.regex:
+        with pytest.raises(Unsupported, match="regex"):
+            await collect(engine, wanted)
+        return
+    outputs = await collect(engine, wanted)
+    assert re.fullmatch(pattern, text(outputs))
+    assert finishes(outputs) == {0: Finish.STOP}
+
+
+async def test_output_follows_the_grammar(engine: Engine, call: MakeCall) -> None:
+    wanted = call(grammar='start: "(" ("a" | "b") ")"', max_tokens=40, meta={"node": "brackets"})
+    if not engine.capabilities.grammar:
+        with pytest.raises(Unsupported, match="grammar"):
+            await collect(engine, wanted)
+        return
+    outputs = await collect(engine, wanted)
+    assert text(outputs) in ("(a)", "(b)")
+    assert finishes(outputs) == {0: Finish.STOP}
+
+
+async def test_two_constraints_at_once_are_refused(engine: Engine, call: MakeCall) -> None:
+    with pytest.raises(InputError, match="at most one"):
+        await collect(engine, call(regex="a", schema=SCHEMA))
+
+
+async def test_a_probe_is_answered_beside_other_calls(engine: Engine, call: MakeCall) -> None:
+    await engine.probe()
+    task = asyncio.create_task(collect(engine, call(max_tokens=24, ignore_eos=True)))
+    async with asyncio.timeout(20):
+        await engine.probe()
+    assert finishes(await task) == {0: Finish.LENGTH if engine.capabilities.models[0] != "fake" else Finish.STOP}
+
+
+async def test_a_new_priority_changes_no_answer(engine: Engine, call: MakeCall) -> None:
+    whole = ids(await collect(engine, call(max_tokens=24, ignore_eos=True)))
+    wanted = call(max_tokens=24, ignore_eos=True, priority=5)
+    outputs: list[Output] = []
+    async for output in engine.generate(wanted):
+        outputs.append(output)
+        if len(outputs) == 2:
+            await engine.reprioritise(wanted.id, -5)
+    assert ids(outputs) == whole
+    await engine.reprioritise("nobody", 1)
+
+
+async def test_what_is_kept_for_a_session_changes_no_answer(engine: Engine, call: MakeCall) -> None:
+    first = call("The first turn of a talk. ", session="talk", keep_s=30.0, max_tokens=6, ignore_eos=True)
+    answer = ids(await collect(engine, first))
+    longer = Segment(answer, Origin.GENERATED, engine.tokenizer.decode(answer))
+    more = Segment(tuple(engine.tokenizer.encode("And more. ")), Origin.VALUE, "And more. ")
+    turn = (*first.segments, longer, more)
+    plain = ids(await collect(engine, call(segments=turn, session="another")))
+    assert ids(await collect(engine, call(segments=turn, session="talk", keep_s=30.0))) == plain
+    assert ids(await collect(engine, call(segments=turn, session="talk"))) == plain
+    await engine.release("talk")
+    await engine.release("nobody")
+
+
+async def test_the_listener_hears_when_the_engine_goes(engine: Engine) -> None:
+    heard: list[bool] = []
+    engine.watch(lambda told, news: heard.append(told.status().up))
+    await engine.close()
+    assert heard and heard[-1] is False
+
+
+async def test_a_closed_engine_can_be_started_again(engine: Engine, call: MakeCall) -> None:
+    if not engine.capabilities.restart:
+        pytest.skip("the engine cannot be started twice")
+    before = ids(await collect(engine, call()))
+    await engine.close()
+    await engine.start()
+    assert engine.status().up
+    assert ids(await collect(engine, call())) == before
