@@ -1,9 +1,78 @@
-"""Settings of a runtime: frozen, with units in the names, checked when built."""
+"""Settings of a runtime and of its pool of engines: frozen, with units in the names, checked when built."""
 
+import math
 from dataclasses import dataclass, fields
 
 from flowserve.errors import ConfigError
-from flowserve.ids import Seconds
+from flowserve.ids import Seconds, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How engines are filled, judged, left and started anew. The scheduler's log carries it."""
+
+    prefix_tokens: Tokens = 64
+    """Granularity in which prefixes of prompts are told and compared."""
+    decode_weight: float = 4.0
+    """What one token of output counts in an engine's outstanding work, in tokens of prompt."""
+    unmeasured_tokens: Tokens = 512
+    """What a call of unknown size counts."""
+    batches_ahead: float = 2.0
+    """Prompt tokens that may wait inside an engine, in steps of it: enough to keep its batch full, no more, so that the
+    order of the rest stays with the scheduler."""
+    kv_fill: float = 1.0
+    """Share of an engine's KV memory that calls there may be expected to need."""
+    sticky_tokens: Tokens = 256
+    """A call waits for the engine that holds at least so much of its prompt, as long as computing that elsewhere would
+    take, before it goes elsewhere; see `placement`."""
+    prefill_rate: float = 4000.0
+    """Prompt tokens per second of an engine that has not shown its own rate yet."""
+
+    stall_s: Seconds = 20.0
+    """An engine with calls that has not computed anything for so long is probed. Rises with the engine's own pauses."""
+    probe_s: Seconds = 10.0
+    """A probe that is not answered after so long has failed."""
+    first_token_s: Seconds = 300.0
+    """A call that gets no token for so long after its dispatch has stalled; 0: no such limit."""
+    between_tokens_s: Seconds = 120.0
+    """The same between two tokens."""
+    breaker_calls: int = 20
+    """An engine is judged by its latest so many calls, at least a quarter as many."""
+    breaker_share: float = 0.5
+    """It is left alone for a while when this share of them failed by its fault, unless nobody else serves its models."""
+    breaker_s: Seconds = 5.0
+    """How long at first; doubles up to `max_pause_s` while its trial calls fail."""
+    restart_s: Seconds = 0.5
+    """Pause before the second start of an engine that did not come up; doubles up to `max_pause_s`."""
+    max_pause_s: Seconds = 60.0
+    """Longest pause of a breaker or before a start."""
+    settled_s: Seconds = 30.0
+    """An engine that was up for so long begins with short pauses again."""
+    outage_s: Seconds = 5.0
+    """When no engine for a run's models has been up for so long, new runs are rejected."""
+    drain_s: Seconds = 30.0
+    """How long calls may go on at an engine that is drained before they are moved."""
+    max_moves: int = 3
+    """Times that one call is moved to another engine, or back into the queue, by the scheduler's own will."""
+    preempt: bool = True
+    """A call of a more urgent tier may push one of a less urgent tier out of an engine that has no room."""
+    hedge_after_s: Seconds = 0.0
+    """An interactive call without a token after so long is sent to a second engine as well; 0: never."""
+    hedge_share: float = 0.02
+    """Hedges per dispatched call, at most."""
+    hedge_tokens: Tokens = 1024
+    """Longest prompt of a hedged call."""
+    keep_s: Seconds = 20.0
+    """An engine holds the KV of an agent's step for so long while its tools run."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 1 if item.name in ("prefix_tokens", "breaker_calls") else 0
+            if not isinstance(value, bool) and not least <= value < math.inf:
+                raise ConfigError(
+                    f"PoolConfig.{item.name}: expected a finite number of at least {least}; got {value!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +96,8 @@ class RuntimeConfig:
     """Events of ended runs kept in memory, all runs together; the oldest run goes first."""
     cache_entries: int = 4_096
     """Results of `cache=True` nodes kept in memory."""
+    pool: PoolConfig = PoolConfig()
+    """How engines are filled, judged, left and started anew."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -65,5 +65,5 @@ def _next_step(state: SchedulerState, agent: Task) -> None:
     assert parts is not None
     parts.opened += 1
     position = agent.run.shape.position[agent.node.id]
-    step = tasks.create(state, agent.frame, position, Role.STEP, agent, parts.opened - 1)
-    step.last = parts.opened >= parts.width
+    last = parts.opened >= parts.width
+    tasks.create(state, agent.frame, position, Role.STEP, agent, parts.opened - 1, last)

@@ -28,6 +28,8 @@ class Status(StrEnum):
     READY = "ready"
     RUNNING = "running"
     RETRYING = "retrying"
+    CONTINUED = "continued"
+    """A model call goes on at another engine with what it has written; nothing said about it so far is void."""
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -55,6 +57,24 @@ class OpenFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Find out how large a model call is. Answered by Measured, or by TaskFailed if there can be no such call.
+
+    Comes once per call, before its first Dispatch, only with `Config.measure`.
+    """
+
+    run: RunId
+    task: TaskId
+    node: NodeId
+    frame: FrameId
+    role: Role = Role.NODE
+    index: int = 0
+    parent: TaskId | None = None
+    last: bool = False
+    """As in Dispatch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """Execute a task. Answered by exactly one of TaskFinished, TaskFailed or (MAP, SAMPLE, SWITCH, LOOP) Evaluated."""
 
@@ -77,6 +97,10 @@ class Dispatch:
     """For engines that order by priority: lower goes first."""
     timeout_s: Seconds | None = None
     """Time left for this execution when it was dispatched; for the engine's own limits. The scheduler keeps the clock."""
+    resume: bool = False
+    """Go on after what the attempt before has written, instead of from the start."""
+    keep_s: Seconds = 0.0
+    """Hold the KV for so long after the call; see `engines.base.Call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +152,7 @@ class Cancel:
     """Stop this execution now and abort it at the engine. Nothing it still says counts. No answer is expected.
 
     Also sent for tasks that only have frames at work (nothing to abort: forget them), and for an agent's own task
-    from its first step on. What works for a task is cancelled before it.
+    from its first step on. What works for a task is cancelled before it. A call that runs at two engines ends at both.
     """
 
     run: RunId
@@ -190,6 +214,71 @@ class Reject:
 
     run: RunId
     retry_after_s: Seconds
+    outage: bool = False
+    """No engine is there that could serve it; else there are too many runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Send a dispatched model call to a second engine as well. Until a Choose, nothing of either may be shown."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """Of the two engines that have a call, this one is to finish it; abort it at the other."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+    other: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class Reprioritise:
+    """Tell the engine that a call it has not begun has another priority now. No answer is expected."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Push a call out of the engine's batch; the engine takes it in again when there is room. No answer is expected."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """See whether the engine computes. Answered by Probed, at leisure: the scheduler keeps the time."""
+
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """End what is left of the engine, a probe of it included, and start it anew. Answered by EngineChanged, up or not."""
+
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The engine is drained: end it. Answered by EngineChanged."""
+
+    engine: EngineId
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +290,12 @@ class WakeAt:
 
 Command = (
     OpenFrame
+    | Measure
     | Dispatch
+    | Hedge
+    | Choose
+    | Reprioritise
+    | Preempt
     | Evaluate
     | Label
     | Join
@@ -212,5 +306,8 @@ Command = (
     | Complete
     | Fail
     | Reject
+    | Probe
+    | Restart
+    | Close
     | WakeAt
 )

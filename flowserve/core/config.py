@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+from flowserve.config import PoolConfig
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds
 
@@ -29,6 +30,11 @@ class Config:
     priority_levels: int = 5
     """Client priorities are clamped to -levels..levels, so that a tier is `2 * levels + 1` bands."""
 
+    measure: bool = False
+    """Ask the driver how large a model call is before placing it (Measure). Without, calls count alike."""
+    pool: PoolConfig = PoolConfig()
+    """How engines are filled, judged, left and started anew."""
+
     max_engine_losses: int = 3
     """Times one task is put back in the queue because its engine went away; the next loss is a failure."""
     run_retries: int = 3
@@ -48,7 +54,7 @@ class Config:
     """Events and commands remembered per run for `story`."""
 
     def __post_init__(self) -> None:
-        least = {"priority_levels": 0, "tool_window": 1, "search_window": 1, "max_live_runs": 1, "story_length": 1}
+        least = {name: 1 for name in ("tool_window", "search_window", "max_live_runs", "story_length")}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not least.get(field.name, 0) <= value < math.inf:

@@ -2,14 +2,24 @@
 
 Order: tasks that need no room, as they became ready; then model calls, the most urgent first over all models
 that have room; then tools; then searches.
+
+This is the pool's one assign function: it runs alike after an arrival, a departure and a failure, and what it decides is
+carried out afterwards. When the most urgent call of a queue finds no room, those behind it wait too: a large call is
+not starved by small ones that would still fit.
 """
 
-from flowserve.core import placement, retry, tasks
+from flowserve.core import engines, health, load, moving, placement, retry, tasks
 from flowserve.core.commands import Dispatch, Mark, Role, Status
+from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
 from flowserve.core.queues import ReadyQueue
-from flowserve.core.state import Engine, Expansion, Phase, SchedulerState, Task, Window
+from flowserve.core.state import Expansion, Phase, SchedulerState, Task, Window
 from flowserve.graphs.plan import Kind
+from flowserve.ids import Seconds, Tokens
+
+
+MOST_HOMES = 65_536
+"""Sessions whose engine is remembered; the least recently used goes first."""
 
 
 def fill(state: SchedulerState) -> None:
@@ -19,7 +29,11 @@ def fill(state: SchedulerState) -> None:
         for task in ready:
             if task.phase is Phase.READY:
                 dispatch(state, task, None)
+    if state.draining:
+        engines.settle_drains(state)
     _fill_engines(state)
+    if state.urgent and _let_in(state):
+        _fill_engines(state)
     _fill_window(state, state.tools)
     _fill_window(state, state.searches)
 
@@ -32,10 +46,17 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
         state.out.append(Mark(run.id, Status.RUNNING))
     if task.parent is not None and task.parent.phase is Phase.READY:
         _begin(state, task.parent, Phase.OPEN)
+    if task.timer is not None:
+        state.timers.cancel(task)
     _begin(state, task, Phase.RUNNING)
+    call = task.call
+    resume = call is not None and call.written > 0
     if place is not None:
         task.place = place
-        place.running[task] = None
+        if isinstance(place, Engine):
+            _take(state, task, place)
+        else:
+            place.running[task] = None
         if task.attempt == 1:
             retry.earn(state, run)
     if task.kind is Kind.DYNAMIC:
@@ -54,8 +75,23 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             place.id if isinstance(place, Engine) else None,
             engine_priority(run.rank),
             max(0.0, task.deadline - state.now) if task.deadline < float("inf") else None,
+            resume,
+            _keep_s(state, task),
         )
     )
+
+
+def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
+    load.take(state, task, engine, placement.resident(state, engine, task))
+    if engine.can_restart:
+        config = state.config.pool
+        waits = [health.patience_s(state, engine), config.first_token_s, config.hedge_after_s]
+        health.watch(state, engine, state.now + min(wait for wait in waits if wait))
+
+
+def _keep_s(state: SchedulerState, task: Task) -> Seconds:
+    """An agent's next step begins with this one's prompt and answer, after its tools."""
+    return state.config.pool.keep_s if task.role is Role.STEP and not task.last else 0.0
 
 
 def _begin(state: SchedulerState, task: Task, phase: Phase) -> None:
@@ -75,21 +111,82 @@ def _fill_window(state: SchedulerState, window: Window) -> None:
 
 
 def _fill_engines(state: SchedulerState) -> None:
-    while True:
-        chosen: ReadyQueue | None = None
-        engine: Engine | None = None
-        best: tuple[float, int, float, int] | None = None
-        for model, queue in state.models.items():
-            if not queue.size:
-                continue
-            candidate = placement.place(state, model)
-            lane = queue.head() if candidate is not None else None
-            if lane is None:
-                continue
-            order, number, _ = lane.items[0]
-            key = (lane.run.rank, lane.run.arrival, order, number)
-            if best is None or key < best:
-                chosen, engine, best = queue, candidate, key
-        if chosen is None:
-            return
-        dispatch(state, chosen.pop(), engine)
+    open_queues: dict[ReadyQueue, list[Engine]] = {}
+    for model, waiting in state.models.items():
+        if waiting.size and model in state.serving:
+            open_queues[waiting] = state.serving[model]
+    if state.parked:
+        parked = [engine for engine in state.engines.values() if engine.queue.size]
+        open_queues.update((engine.queue, [engine]) for engine in parked)
+        state.parked = bool(parked)
+    while (queue := _most_urgent(open_queues)) is not None:
+        candidates = open_queues[queue]
+        task = queue.first()
+        found = placement.place(state, candidates, task)
+        home = placement.home(state, candidates, task) if found is not None else None
+        if found is None:
+            del open_queues[queue]
+        elif home is None:
+            dispatch(state, queue.pop(), found)
+        else:
+            _wait_for(state, queue.pop(), home)
+            open_queues[home.queue] = [home]
+
+
+def _most_urgent(queues: dict[ReadyQueue, list[Engine]]) -> ReadyQueue | None:
+    """The queue whose first task goes before those of the others; queues without any are dropped."""
+    if len(queues) == 1:
+        [only] = queues
+        return only if only.size else None
+    chosen: ReadyQueue | None = None
+    best: tuple[float, int, float, int] | None = None
+    for queue in list(queues):
+        lane = queue.head() if queue.size else None
+        if lane is None:
+            del queues[queue]
+            continue
+        order, number, _ = lane.items[0]
+        key = (lane.run.rank, lane.run.arrival, order, number)
+        if best is None or key < best:
+            chosen, best = queue, key
+    return chosen
+
+
+def _wait_for(state: SchedulerState, task: Task, home: Engine) -> None:
+    """`task` waits for the engine that holds its prompt, but not for longer than the prompt is worth."""
+    assert task.call is not None
+    task.call.waited = True
+    state.parked = True
+    tasks.wait_in(state, task, home.queue)
+    state.timers.start(state.now + placement.patience_s(state, home, task), task)
+
+
+def _let_in(state: SchedulerState) -> bool:
+    """Model calls that found no room may push less urgent tiers out. Whether any did."""
+    urgent, state.urgent = state.urgent, []
+    pushed = False
+    for task in urgent if state.config.pool.preempt else ():
+        if task.phase is Phase.READY and task.lane is not None and not task.run.over:
+            engine = moving.make_room(state, task)
+            if engine is not None:
+                task.lane.queue.take(task)
+                dispatch(state, task, engine)
+                pushed = True
+    state.urgent = []
+    return pushed
+
+
+def finished(state: SchedulerState, task: Task, prefix: tuple[int, ...], tokens_out: Tokens) -> None:
+    """A model call was answered: learn from it, and remember what the engine holds now."""
+    call, engine = task.call, task.place
+    if call is None or not isinstance(engine, Engine):
+        return
+    health.judge(state, engine, None)
+    load.finished(state, call, tokens_out)
+    engine.resident.add(prefix)
+    key = placement.session_of(task)
+    if key is not None:
+        state.homes.pop(key, None)
+        state.homes[key] = (engine, call.tokens + tokens_out)
+        if len(state.homes) > MOST_HOMES:
+            del state.homes[next(iter(state.homes))]

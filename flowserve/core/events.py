@@ -18,9 +18,14 @@ class Code(StrEnum):
     ENGINE = "engine"
     """The engine failed on this call. Retryable."""
     ENGINE_LOST = "engine_lost"
-    """The engine went away. Retried elsewhere without using up an attempt of the node, within a bound."""
+    """The engine went away. Tried elsewhere without using up an attempt of the node, within a bound."""
+    STALLED = "stalled"
+    """The engine took the call and stood still. Like a loss."""
     OVERLOADED = "overloaded"
-    """The engine or tool had no room; `retry_after_s` may say when. Retryable."""
+    """The engine or tool had no room; `retry_after_s` may say when. An engine's is like a loss without a bound of its own;
+    a tool's is retryable."""
+    MOVED = "moved"
+    """The scheduler wants the call at another engine, or later. Nothing failed."""
     TIMEOUT = "timeout"
     """The node's own time was up. Retryable."""
     OUTPUT_INVALID = "output_invalid"
@@ -37,6 +42,17 @@ class Code(StrEnum):
     """Our own mistake. Never retried."""
 
 
+class Loss(StrEnum):
+    """What becomes of a call that has written something when its engine is lost."""
+
+    RESTART = "restart"
+    """It begins anew; what was written is void."""
+    CONTINUE = "continue"
+    """Another engine is given what was written, and goes on."""
+    FAIL = "fail"
+    """The node fails."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSubmitted:
     """A client wants `plan` run. The scheduler accepts it (Mark QUEUED, OpenFrame 0) or answers Reject."""
@@ -50,6 +66,24 @@ class RunSubmitted:
     priority: int = 0
     """Asked for by the client; higher goes first inside a tier."""
     session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Answer to Measure: the size of a model call, before it is placed."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    tokens: Tokens
+    """Of the prompt."""
+    limit: Tokens = 0
+    """Most tokens of output, over all choices; 0: unknown."""
+    choices: int = 1
+    on_loss: Loss = Loss.RESTART
+    prefix: tuple[int, ...] = ()
+    """Identities of the prompt's prefixes of 1, 2, ... times `Config.prefix_tokens` tokens: keyed hashes, which tell nothing of
+    the text. Equal ones stand for equal prefixes of the same tenant and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +111,10 @@ class TaskFinished:
     tokens_out: Tokens = 0
     tools: tuple[int, ...] = ()
     """Agent step only: which tools (indices into `AgentSpec.tools`) are to be called, in order; none: it is the answer."""
+    prefix: tuple[int, ...] = ()
+    """Model calls: as `Measured.prefix`, of prompt and output together: what the engine's cache now holds."""
+    engine: EngineId | None = None
+    """Model calls: who answered; None: the one it was dispatched to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +126,8 @@ class TaskFailed:
     attempt: int
     code: Code
     retry_after_s: Seconds | None = None
+    engine: EngineId | None = None
+    """Model calls: who failed; None: the one it was dispatched to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +138,8 @@ class TokensProduced:
     task: TaskId
     attempt: int
     count: Tokens
+    engine: EngineId | None = None
+    """Who sent them; None: the one it was dispatched to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +181,69 @@ class EngineChanged:
     models: tuple[str, ...] = ()
     """Names and roles it answers to; `""` among them makes it a default."""
     window: int = 0
-    """Calls that may be at the engine at once."""
+    """Choices that may be at the engine at once."""
+    kv_tokens: Tokens = 0
+    """Tokens that its KV memory holds; 0: unknown, no bound."""
+    batch_tokens: Tokens = 0
+    """Prompt tokens that one of its steps computes; 0: unknown, no bound."""
+    restart: bool = False
+    """It can be started again, and tells its progress: stalls are looked for, and Restart follows a loss."""
+    reprioritise: bool = False
+    """Takes Reprioritise."""
+    preempt: bool = False
+    """Takes Preempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReported:
+    """What an engine says of itself while it is up."""
+
+    engine: EngineId
+    running: int
+    """Choices in its batch."""
+    waiting: int
+    """Choices that it has not begun or has pushed out."""
+    kv_used: float
+    """Share of its KV memory in use, 0 to 1."""
+    steps: int
+    """Grows when it computes."""
+    preemptions: int = 0
+    """Times that it pushed a call out for want of memory, in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVChanged:
+    """Which prefixes an engine's cache holds, for engines that tell: first `cleared`, then `removed`, then `stored`."""
+
+    engine: EngineId
+    stored: tuple[int, ...] = ()
+    """As in `Measured.prefix`."""
+    removed: tuple[int, ...] = ()
+    cleared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Answer to Probe: did the engine generate something?"""
+
+    engine: EngineId
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """An operator wants an engine empty: it gets no more calls, and what it has ends there or moves."""
+
+    engine: EngineId
+    replace: bool = False
+    """Start it anew when it is empty; else it is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    """An operator wants a drained engine back."""
+
+    engine: EngineId
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +253,7 @@ class Tick:
 
 Event = (
     RunSubmitted
+    | Measured
     | Evaluated
     | TaskFinished
     | TaskFailed
@@ -157,5 +262,10 @@ Event = (
     | Called
     | CancelRequested
     | EngineChanged
+    | EngineReported
+    | KVChanged
+    | Probed
+    | DrainRequested
+    | ResumeRequested
     | Tick
 )

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from flowserve.core import placement, tasks
 from flowserve.core.commands import Role
+from flowserve.core.engine_state import Drain, Engine, Health
+from flowserve.core.priority import tier
 from flowserve.core.queues import SLACK, ReadyQueue
-from flowserve.core.state import Engine, Frame, Phase, Run, SchedulerState, Task, Window
+from flowserve.core.state import Frame, Phase, Run, SchedulerState, Task, Window
 from flowserve.core.story import story
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind
@@ -19,7 +21,7 @@ def check(state: SchedulerState) -> None:
     """Verify every cross-link and count; raises InternalError naming all that is wrong."""
     for run in state.runs.values():
         _report(list(_run(state, run)), story(state, run.id))
-    _report([*_whole(state), *_places(state), *_queues(state), *_timers(state)], repr(state))
+    _report([*_whole(state), *_places(state), *_engines(state), *_queues(state), *_timers(state)], repr(state))
 
 
 def _report(wrong: list[str], told: str) -> None:
@@ -28,8 +30,8 @@ def _report(wrong: list[str], told: str) -> None:
 
 
 def _whole(state: SchedulerState) -> Iterator[str]:
-    if state.out or state.agenda or state.immediate:
-        yield f"a step left work behind: {state.out}, {state.agenda}, {state.immediate}"
+    if state.out or state.agenda or state.immediate or state.urgent or state.stirred:
+        yield f"a step left work behind: {state.out}, {state.agenda}, {state.immediate}, {state.urgent}"
     uses = {digest: 0 for digest in state.shapes}
     for id, run in state.runs.items():
         if run.id != id or run.over:
@@ -100,11 +102,13 @@ def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
         parts = task.parent.expansion.parts if task.parent.expansion is not None else {}
         if parts.get(task.id) is not task:
             yield f"{task!r} is unknown to its agent"
-    queue, window = _room_of(state, task)
-    if (task.lane.queue if task.lane is not None else None) is not (queue if task.phase is Phase.READY else None):
+    queues, window = _room_of(state, task)
+    waits = task.lane.queue if task.lane is not None else None
+    measuring = task.call is not None and state.config.measure and not task.call.measured
+    if (waits in queues) != (task.phase is Phase.READY and bool(queues) and not measuring):
         yield f"{task!r} waits in {task.lane}"
     holds = task.place is not None
-    if holds != (task.phase is Phase.RUNNING and queue is not None):
+    if holds != (task.phase is Phase.RUNNING and bool(queues)):
         yield f"{task!r} runs in {task.place!r}"
     if task.place is not None:
         if window is not None and task.place is not window:
@@ -113,15 +117,16 @@ def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
             yield f"{task!r} is unknown to {task.place!r}"
 
 
-def _room_of(state: SchedulerState, task: Task) -> tuple[ReadyQueue | None, Window | None]:
-    """Where `task` waits for room, and whose room it is if that is a window."""
+def _room_of(state: SchedulerState, task: Task) -> tuple[list[ReadyQueue], Window | None]:
+    """Where `task` may wait for room, and whose room it is if that is a window."""
     if task.role is Role.STEP or task.kind is Kind.LLM:
-        return state.models[task.run.shape.models[task.node.id]], None
+        model = state.queue_of(task.run.shape.models[task.node.id])
+        return [model, *(engine.queue for engine in state.engines.values())], None
     if task.role is Role.TOOL or task.kind is Kind.TOOL:
-        return state.tools.queue, state.tools
+        return [state.tools.queue], state.tools
     if task.kind is Kind.SEARCH:
-        return state.searches.queue, state.searches
-    return None, None
+        return [state.searches.queue], state.searches
+    return [], None
 
 
 def _phase(task: Task) -> Iterator[str]:
@@ -160,18 +165,45 @@ def _places(state: SchedulerState) -> Iterator[str]:
             if task.place is not place or task.phase is not Phase.RUNNING or task.run.over:
                 yield f"{place!r} runs {task!r}"
     for engine in state.engines.values():
-        if not engine.up and (engine.running or engine.limit):
+        if not engine.up and (engine.running or engine.rivals or engine.limit or engine.queue.size):
             yield f"{engine!r} is down and has work or room"
     for window in (state.tools, state.searches):
         if len(window.running) > window.limit or (window.queue.size and len(window.running) < window.limit):
             yield f"{window!r} is overfull, or lets work wait"
-    for model, queue in state.models.items():
-        if queue.size and placement.place(state, model) is not None:
-            yield f"{queue.size} calls wait for model {model!r} although there is room"
+    waiting = [(queue, state.serving.get(model, [])) for model, queue in state.models.items()]
+    waiting += [(engine.queue, [engine]) for engine in state.engines.values()]
+    for queue, candidates in waiting:
+        if queue.size and placement.place(state, candidates, queue.first()) is not None:
+            yield f"{queue.size} calls wait in {queue.name!r} although there is room"
+
+
+def _engines(state: SchedulerState) -> Iterator[str]:
+    """The sums that placement decides by are those of the calls that are there."""
+    if list(state.draining) != [e for e in state.draining if e.drain is not Drain.NO]:
+        yield f"{list(state.draining)} are not all draining"
+    for engine in state.engines.values():
+        calls = [task.call for task in engine.running if task.call is not None]
+        rivals = [task.call for task in engine.rivals if task.call is not None]
+        seats = sum(call.choices for call in (*calls, *rivals) if not call.pushed_out)
+        sums = (seats, sum(c.prefill for c in calls), sum(c.decode for c in calls), sum(c.reserve for c in calls))
+        if sums != (engine.seats, engine.backlog, engine.ahead, engine.reserved):
+            stands = (engine.seats, engine.backlog, engine.ahead, engine.reserved)
+            yield f"{engine!r} counts {stands}, its calls make {sums}"
+        tiers = [tier(task.run.level, state.config) for task in engine.running]
+        if engine.tiers != [tiers.count(number) for number in range(3)]:
+            yield f"{engine!r} counts tiers {engine.tiers}, has {tiers}"
+        if any(task.call is None or task.call.rival is not engine for task in engine.rivals):
+            yield f"{engine!r} is the second engine of {list(engine.rivals)}"
+        if (engine.drain is not Drain.NO) != (engine in state.draining):
+            yield f"{engine!r} has drain {engine.drain}"
+        if engine.health is Health.DOWN and engine.can_restart and not engine.restarting and engine.timer is None:
+            if engine.drain is Drain.NO:
+                yield f"{engine!r} is down for ever"
 
 
 def _queues(state: SchedulerState) -> Iterator[str]:
-    for queue in [*state.models.values(), state.tools.queue, state.searches.queue]:
+    own = [engine.queue for engine in state.engines.values()]
+    for queue in [*state.models.values(), *own, state.tools.queue, state.searches.queue]:
         waiting = queue.waiting()
         if queue.size != len(waiting) or any(task.phase is not Phase.READY or task.run.over for task in waiting):
             yield f"queue {queue.name!r} counts {queue.size}, holds {waiting}"
@@ -187,8 +219,9 @@ def _queues(state: SchedulerState) -> Iterator[str]:
 
 def _timers(state: SchedulerState) -> Iterator[str]:
     wanted = 0
-    for run in state.runs.values():
-        owners: list[Run | Task] = [run, *run.tasks.values()]
+    groups: list[list[Run | Task | Engine]] = [list(state.engines.values())]
+    groups += [[run, *run.tasks.values()] for run in state.runs.values()]
+    for owners in groups:
         for owner in owners:
             if owner.timer is not None:
                 wanted += 1

@@ -1,23 +1,140 @@
-"""Which engine a model call goes to. Proposals only; `dispatching` acts on them."""
+"""Which engine a model call goes to. Proposals only; `dispatching` acts on them.
 
+*Room.* An engine gets another call while it has a free seat, while the prompts that wait inside it are fewer than
+`batches_ahead` of its steps, and while the KV that its calls are expected to need fits its memory. So its batch stays full,
+and the order of everything else stays with the scheduler. An engine without calls always has room: a call that is too
+large for it is refused there, not starved here.
+
+*Choice.* Of the engines with room, the one with the least outstanding work, counting what this call would add: tokens to
+prefill that are not resident there (Preble's trade of reuse against load, ICLR 2025, with the engine's own cache events
+where it sends them), and output to come, weighed by `decode_weight`; relative to the engine's seats and its pace, so
+that large engines get more and slow ones less. Ties go to the engine that appeared first.
+
+*Stickiness.* When the engine that holds at least `sticky_tokens` of the prompt has no room and another has, the call waits
+for as long as computing those tokens elsewhere would take, then it goes elsewhere: whatever comes, it loses at most
+twice what the better choice would have cost (the ski-rental bound).
+"""
+
+from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
+from flowserve.core import load
+from flowserve.core.commands import Role
+from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
+from flowserve.ids import Seconds, Tokens
+
 if TYPE_CHECKING:
-    from flowserve.core.state import Engine, SchedulerState
+    from flowserve.core.state import SchedulerState, Task
+
+SLOWEST = 100.0
+"""An engine counts as at most so many times slower than the fastest."""
+MEMORY_FULL = 0.9
+"""Share of KV memory in use from which calls that wait inside an engine wait for memory."""
 
 
-def place(state: "SchedulerState", model: str) -> "Engine | None":
-    """The engine with the smallest share of its window in use that serves `model` and has room.
-
-    Ties go to the engine that appeared first. None: no engine that serves it has room now.
-    """
-    best: Engine | None = None
-    best_load = 1.0
-    for engine in state.serving.get(model, ()):
-        used = len(engine.running)
-        if used < engine.limit and used / engine.limit < best_load:
-            best, best_load = engine, used / engine.limit
+def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:
+    """The best of `engines` that has room for `task` now; one that gave it up only if no other has. None: none."""
+    call = task.call
+    assert call is not None
+    found = []
+    for engine in engines:
+        full = engine.seats and engine.seats + call.choices > engine.limit  # asked first: the usual reason
+        if not full and takes_calls(engine) and has_room(state, engine, call):
+            found.append(engine)
+    if len(found) < 2:
+        return found[0] if found else None
+    weight = state.config.pool.decode_weight
+    fresh = load.prompt_tokens(state, call) if call.measured else 0
+    reuses = may_reuse(task)
+    fastest = min((engine.pace for engine in engines if engine.pace), default=0.0)
+    best, best_cost = found[0], inf
+    for engine in found:
+        more = fresh - resident(state, engine, task) if reuses else fresh
+        slowness = min(SLOWEST, engine.pace / fastest) if engine.pace and fastest else 1.0
+        cost = (engine.backlog + more + weight * engine.ahead) * slowness / engine.limit
+        if engine is call.avoid:
+            cost = inf
+        if cost < best_cost:
+            best, best_cost = engine, cost
     return best
+
+
+def may_reuse(task: "Task") -> bool:
+    """Can an engine be known to hold something of its prompt?"""
+    call = task.call
+    return call is not None and (bool(call.prefix) or task.run.session is not None or task.role is Role.STEP)
+
+
+def takes_calls(engine: Engine) -> bool:
+    """May it get calls at all? A tripped one gets a single call to show that it works again."""
+    if engine.drain is not Drain.NO or engine.pause_until:
+        return False
+    return engine.health is Health.UP or (engine.health is Health.TRIPPED and not engine.running)
+
+
+def has_room(state: "SchedulerState", engine: Engine, call: ModelCall, without: ModelCall | None = None) -> bool:
+    """See *Room* above. `without`: if that call were not there."""
+    seats, backlog, reserved = engine.seats, engine.backlog, engine.reserved
+    if without is not None:
+        seats, backlog, reserved = seats - without.choices, backlog - without.prefill, reserved - without.reserve
+    if not seats:
+        return engine.limit > 0
+    if seats + call.choices > engine.limit:
+        return False
+    if engine.backlog_limit and backlog >= engine.backlog_limit:
+        return False
+    if engine.waiting and not backlog and engine.kv_used >= MEMORY_FULL:
+        return False
+    full = state.config.pool.kv_fill * engine.room_tokens
+    return not engine.room_tokens or reserved + load.need_tokens(state, call) <= full
+
+
+def resident(state: "SchedulerState", engine: Engine, task: "Task") -> Tokens:
+    """Tokens of the prompt that `engine` is thought to hold. At least one token of a prompt is always computed."""
+    call = task.call
+    if call is None or not may_reuse(task):
+        return 0
+    held = engine.resident.longest(call.prefix) * state.config.pool.prefix_tokens
+    key = session_of(task)
+    if key is not None and not call.prefix:
+        home, tokens = state.homes.get(key, (None, 0))
+        held = tokens if home is engine else 0
+    return max(0, min(held, load.prompt_tokens(state, call) - 1))
+
+
+def session_of(task: "Task") -> tuple[str, str] | None:
+    """Whose calls grow one prompt: the client's session, or an agent and its steps."""
+    if task.run.session is not None:
+        return task.run.tenant, task.run.session
+    if task.role is Role.STEP:
+        assert task.parent is not None
+        return task.run.id, str(task.parent.id)
+    return None
+
+
+def home(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:
+    """The engine worth waiting for, where it is not the one that has room: see *Stickiness*."""
+    call = task.call
+    assert call is not None
+    if call.waited or not may_reuse(task):
+        return None
+    best: Engine | None = None
+    most = state.config.pool.sticky_tokens - 1
+    for engine in engines:
+        if engine.health is Health.UP and engine.drain is Drain.NO and engine is not call.avoid:
+            held = resident(state, engine, task)
+            if held > most:
+                best, most = engine, held
+    if best is None or best.pause_until or has_room(state, best, call):
+        return None
+    return best
+
+
+def patience_s(state: "SchedulerState", engine: Engine, task: "Task") -> Seconds:
+    """How long `task` waits for `engine`: as long as another would compute what is resident there."""
+    rate = 1.0 / state.config.pool.prefill_rate if not engine.prefill_s else engine.prefill_s
+    return resident(state, engine, task) * rate
 
 
 def is_known(state: "SchedulerState", model: str) -> bool:

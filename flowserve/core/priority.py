@@ -50,6 +50,11 @@ def level(tier: str, priority: int, config: Config) -> int:
     return TIERS.get(tier, TIERS["standard"]) * (2 * bound + 1) + inside
 
 
+def tier(level: int, config: Config) -> int:
+    """Which tier a level lies in, 0 the most urgent."""
+    return level // (2 * config.priority_levels + 1)
+
+
 def critical_path_rank(run: "Run", config: Config) -> float:
     """Seconds left, at most a band; a band per level; plus ageing times the time of submission."""
     return run.level * config.band_s + min(run.remaining_s, config.band_s) + config.ageing * run.submitted_at

@@ -67,8 +67,16 @@ class ReadyQueue:
         if lane.listed != run.rank:
             self._list(lane)
 
+    def take(self, task: "Task") -> None:
+        """`task` no longer waits here, but may again: its entry goes now. Costs the length of its lane."""
+        lane = task.lane
+        assert lane is not None
+        self.withdraw(task)
+        lane.items = [item for item in lane.items if item[2] is not task]
+        heapq.heapify(lane.items)
+
     def withdraw(self, task: "Task") -> None:
-        """`task` no longer waits; its entry goes when it surfaces."""
+        """`task` no longer waits, and never will again; its entry goes when it surfaces."""
         lane = task.lane
         assert lane is not None and lane.queue is self
         task.lane = None
@@ -90,6 +98,12 @@ class ReadyQueue:
                 self._unlist(lane)
             heapq.heappop(heap)
         return None
+
+    def first(self) -> "Task":
+        """The task that goes next. There must be one."""
+        lane = self.head()
+        assert lane is not None, f"queue {self.name!r} is empty"
+        return lane.items[0][2]
 
     def pop(self) -> "Task":
         """Take the first task out. There must be one."""

@@ -4,7 +4,9 @@ A frame counts, per node, the dependencies that are not done. Nobody ever search
 that reaches zero *is* the discovery.
 """
 
-from flowserve.core.commands import OpenFrame
+from flowserve.core.commands import OpenFrame, Reprioritise
+from flowserve.core.engine_state import Engine
+from flowserve.core.priority import engine_priority
 from flowserve.core.state import Consequence, Frame, Run, SchedulerState, Task, Todo
 from flowserve.ids import BlockId, FrameId, NodeId
 
@@ -80,3 +82,13 @@ def _advance(state: SchedulerState, frame: Frame) -> None:
         run.rank = rank
         for lane in run.lanes.values():
             lane.queue.rerank(lane)
+        if run.calls:
+            _tell_engines(state, run)
+
+
+def _tell_engines(state: SchedulerState, run: Run) -> None:
+    """Calls that wait inside an engine are as urgent as their run is now."""
+    for task in run.calls:
+        engine, call = task.place, task.call
+        if isinstance(engine, Engine) and engine.can_reprioritise and call is not None and call.last_at is None:
+            state.out.append(Reprioritise(run.id, task.id, task.attempt, engine.id, engine_priority(run.rank)))

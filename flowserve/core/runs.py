@@ -11,7 +11,8 @@ from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
 from flowserve.core.priority import level
 from flowserve.core.shapes import shape_plan
-from flowserve.core.state import Engine, Phase, Run, SchedulerState
+from flowserve.core.engine_state import Engine
+from flowserve.core.state import Phase, Run, SchedulerState
 from flowserve.core.story import story
 from flowserve.errors import InternalError
 from flowserve.ids import BlockId, TaskId
@@ -27,11 +28,17 @@ def submitted(state: SchedulerState, event: RunSubmitted) -> None:
         return
     shape = state.shapes.get(event.plan.digest)
     if shape is None:
-        shape = state.shapes[event.plan.digest] = shape_plan(event.plan)
+        shape = shape_plan(event.plan)
+    outage = admission.outage(state, shape)
+    if outage is not None:
+        state.out.append(Reject(event.run, outage, outage=True))
+        return
+    state.shapes[event.plan.digest] = shape
     shape.runs += 1
     state.arrivals += 1
     urgency = level(event.tier, event.priority, state.config)
     run = state.runs[event.run] = Run(event.run, state.arrivals, shape, state.now, urgency)
+    run.tenant, run.session = event.tenant, event.session
     run.history = deque((state.now, event), maxlen=2 * state.config.story_length)
     run.rank = state.policy.rank(run, state.config)
     limit = event.deadline_s if event.deadline_s is not None else state.config.default_deadline_s

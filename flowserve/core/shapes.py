@@ -42,6 +42,8 @@ class PlanShape:
     """Nodes of block 0, longest tail first."""
     models: tuple[str, ...]
     """Per node id: which model an LLM or AGENT node calls; "" is the default, also for nodes that call none."""
+    called: tuple[str, ...]
+    """Models that nodes of block 0 call, each once: what no run of the plan can do without."""
     runs: int = 0
     """Live runs of this plan; at 0 the shape is forgotten."""
 
@@ -60,6 +62,7 @@ def shape_plan(plan: Plan) -> PlanShape:
         tails=tails,
         by_tail=plan.by_tail or tuple(sorted(plan.blocks[0].nodes, key=lambda node: (-tails[node], node))),
         models=tuple(_model(plan, node) for node in plan.nodes),
+        called=tuple(dict.fromkeys(_model(plan, node) for node in plan.nodes if node.block == 0 and _calls(node))),
     )
 
 
@@ -76,6 +79,10 @@ def _shape_block(plan: Plan, number: BlockId, position: list[int]) -> BlockShape
         dependents=tuple(map(tuple, dependents)),
         roots=tuple(place for place, node in enumerate(nodes) if not node.deps),
     )
+
+
+def _calls(node: Node) -> bool:
+    return node.kind in (Kind.LLM, Kind.AGENT)
 
 
 def _model(plan: Plan, node: Node) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
+from flowserve.core.engine_state import Engine, ModelCall
 from flowserve.core.events import Code, Event
 from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
@@ -19,7 +20,7 @@ from flowserve.core.shapes import BlockShape, PlanShape
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Kind, Node
-from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId
+from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId, Tokens
 
 
 class Phase(IntEnum):
@@ -74,6 +75,7 @@ class Run:
 
     __slots__ = (
         "arrival",
+        "calls",
         "deadline",
         "executions",
         "frames",
@@ -88,15 +90,20 @@ class Run:
         "pointer",
         "rank",
         "retries",
+        "session",
         "shape",
         "started",
         "submitted_at",
         "tasks",
+        "tenant",
         "timer",
     )
 
     def __init__(self, id: RunId, arrival: int, shape: PlanShape, submitted_at: Seconds, level: int) -> None:
         self.id = id
+        self.tenant = ""
+        self.session: str | None = None
+        """Whose calls share a growing prefix; None: nobody said."""
         self.arrival = arrival
         """Number in order of acceptance, from 1; ends ties between runs."""
         self.shape = shape
@@ -114,6 +121,8 @@ class Run:
         """Ended; only objects that are about to go still refer to it."""
         self.tasks: dict[TaskId, Task] = {}
         """Live tasks, in order of id."""
+        self.calls: dict[Task, None] = {}
+        """Model calls that are at an engine, in order of dispatch."""
         self.frames: dict[FrameId, Frame] = {}
         """Frames that are at work, in order of id. A frame that is done has left."""
         self.last_task = 0
@@ -224,6 +233,7 @@ class Task:
 
     __slots__ = (
         "attempt",
+        "call",
         "deadline",
         "expansion",
         "failures",
@@ -268,6 +278,8 @@ class Task:
         """Executions lost with their engine."""
         self.lane: Lane | None = None
         """Where it waits; None when it does not wait in a queue."""
+        self.call: ModelCall | None = None
+        """What is known of it as a model call; None for everything else."""
         self.place: Engine | Window | None = None
         """Whose room it takes while it runs; None for kinds that need none."""
         self.timer: Timer | None = None
@@ -297,40 +309,25 @@ class Window:
         return f"Window({self.queue.name!r}, {len(self.running)} of {self.limit}, {self.queue.size} waiting)"
 
 
-class Engine:
-    """One replica that the scheduler has heard of; it stays known after it went down."""
-
-    __slots__ = ("arrival", "id", "limit", "models", "running", "up")
-
-    def __init__(self, id: EngineId, arrival: int) -> None:
-        self.id = id
-        self.arrival = arrival
-        """Number in order of first appearance; ends ties."""
-        self.up = False
-        self.models: tuple[str, ...] = ()
-        """Names it answers to; kept while it is down."""
-        self.limit = 0
-        """Calls that may be there at once; 0 while it is down."""
-        self.running: dict[Task, None] = {}
-        """In order of dispatch."""
-
-    def __repr__(self) -> str:
-        return f"Engine({self.id!r}, {'up' if self.up else 'down'}, {len(self.running)} of {self.limit})"
-
-
 class SchedulerState:
     """Everything. Give it to `step`, and to nothing else that writes."""
 
     __slots__ = (
         "agenda",
         "arrivals",
+        "calls",
         "config",
+        "draining",
         "ended",
         "engines",
+        "hedges",
+        "homes",
         "immediate",
         "models",
         "now",
         "out",
+        "output_share",
+        "parked",
         "policy",
         "rejected",
         "retry_tokens",
@@ -339,8 +336,10 @@ class SchedulerState:
         "serving",
         "shapes",
         "stale",
+        "stirred",
         "timers",
         "tools",
+        "urgent",
         "wake_at",
     )
 
@@ -364,6 +363,22 @@ class SchedulerState:
         """Model -> engines that are up and answer to it, in order of arrival. Rebuilt when an engine changes."""
         self.models: dict[str, ReadyQueue] = {}
         """Model -> what waits for it. A queue stays when it is empty; models are few."""
+        self.homes: dict[tuple[str, str], tuple[Engine, Tokens]] = {}
+        """(tenant, session) -> the engine of its latest call, and how many tokens it then held; the latest last."""
+        self.urgent: list[Task] = []
+        """Model calls that began to wait in this step and may push others out. Empty between steps."""
+        self.stirred = False
+        """This step may have given room. False between steps."""
+        self.draining: dict[Engine, None] = {}
+        """Engines that are being emptied."""
+        self.parked = False
+        """Calls may wait for one engine; False: none does."""
+        self.output_share = 0.5
+        """Share of its limit that a call writes, a running mean."""
+        self.calls = 0
+        """Model calls dispatched so far."""
+        self.hedges = 0
+        """Of these, sent to a second engine."""
         self.tools = Window("tools", config.tool_window)
         self.searches = Window("searches", config.search_window)
         self.timers = Timers()

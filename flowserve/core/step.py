@@ -11,7 +11,7 @@ A task goes through phases. What may follow what stands in `tasks.TRANSITIONS`, 
 
 | phase     | what it means                                               | it leaves when                           |
 |-----------|-------------------------------------------------------------|------------------------------------------|
-| READY     | its inputs exist; it waits for room, or for the step's end  | Dispatch                                 |
+| READY     | its inputs exist; it is measured (LLM nodes, agent steps) and waits for room, or for the step's end | Dispatch |
 | RUNNING   | dispatched, or evaluating again; the driver owes an answer  | TaskFinished, TaskFailed, Evaluated      |
 | OPEN      | frames, or an agent's parts, are at work for it             | the last is done: Join; a LOOP: Evaluate |
 | JOINING   | the driver builds its value from the frames                 | TaskFinished, TaskFailed                 |
@@ -20,7 +20,11 @@ A task goes through phases. What may follow what stands in `tasks.TRANSITIONS`, 
 
 LLM nodes and agent steps wait for an engine that serves their model, tools and agent tools for the tool window,
 searches for the search window; all other kinds go at the end of the step. When a task begins to retry, its attempt is
-counted up, so that everything still said about the old one is stale.
+counted up, so that everything still said about the old one is stale. A model call that its engine lost, or that the
+scheduler moves, retries too; where it may, it goes on with what it has written (Mark CONTINUED, Dispatch.resume).
+
+Engines have a life of their own, drawn in `engines`: the scheduler fills them (`placement`), judges them by what happens
+to their calls (`health`), and asks for Probe, Restart and Close.
 
 A frame is at work from OpenFrame until all its nodes are done, when it leaves the tables and its owner keeps its id for
 the Join; or until it is killed, because a node in it failed for good or nobody needs it any more. CloseFrame follows
@@ -51,14 +55,21 @@ raises InternalError with the run's story, and changes nothing.
 from collections.abc import Callable
 from typing import Any
 
-from flowserve.core import agents, dispatching, engines, expansion, failing, runs, tasks
+from flowserve.core import agents, dispatching, engines, expansion, failing, health, hedging, load, runs, tasks
 from flowserve.core.commands import Command, Mark, Role, Status, WakeAt
+from flowserve.core.engine_state import Engine
 from flowserve.core.events import (
     Called,
     CancelRequested,
+    DrainRequested,
     EngineChanged,
+    EngineReported,
     Evaluated,
     Event,
+    KVChanged,
+    Measured,
+    Probed,
+    ResumeRequested,
     RunSubmitted,
     SampleLabelled,
     TaskFailed,
@@ -70,7 +81,7 @@ from flowserve.core.state import Consequence, Phase, Run, SchedulerState, Task, 
 from flowserve.core.story import tell
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind
-from flowserve.ids import Seconds
+from flowserve.ids import EngineId, Seconds
 
 PLAIN = (Status.READY, Status.RUNNING, Status.COMPLETED)
 """Marks that a story can do without."""
@@ -93,7 +104,8 @@ def step(state: SchedulerState, event: Event, now: Seconds) -> list[Command]:
         run.history.append(event)
     try:
         HANDLERS[type(event)](state, event)
-        _settle(state)
+        if type(event) is not TokensProduced or state.stirred:
+            _settle(state)
     except InternalError:
         raise
     except Exception as error:
@@ -111,6 +123,7 @@ def _settle(state: SchedulerState) -> None:
         item = agenda.popleft()
         CONSEQUENCES[item.todo](state, item)
     dispatching.fill(state)
+    state.stirred = False
     due = state.timers.earliest()
     if due is not None and (state.wake_at is None or due < state.wake_at):
         state.wake_at = due
@@ -126,8 +139,9 @@ def _remember(state: SchedulerState, commands: list[Command]) -> None:
     for command in commands:
         if isinstance(command, WakeAt) or (isinstance(command, Mark) and command.status in PLAIN):
             continue
-        if command.run is not about:
-            about = command.run
+        named: Any = getattr(command, "run", None)
+        if named is not about:
+            about = named
             run = state.runs.get(about)
         if run is not None:
             run.history.append(now)
@@ -135,6 +149,19 @@ def _remember(state: SchedulerState, commands: list[Command]) -> None:
 
 
 # --- one handler per event ----------------------------------------------------------------------------
+
+
+def _measured(state: SchedulerState, event: Measured) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is None:
+        return
+    call = task.call
+    if task.phase is not Phase.READY or call is None or call.measured or task.lane is not None:
+        raise _impossible(event, task)
+    call.measured = True
+    call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
+    call.on_loss, call.prefix = event.on_loss, event.prefix
+    tasks.wait_for_engine(state, task)
 
 
 def _evaluated(state: SchedulerState, event: Evaluated) -> None:
@@ -152,6 +179,10 @@ def _finished(state: SchedulerState, event: TaskFinished) -> None:
     joins = task.role is Role.NODE and task.kind in JOINS
     if task.phase is not (Phase.JOINING if joins else Phase.RUNNING):
         raise _impossible(event, task)
+    if task.call is not None and not joins:
+        if not _at(state, task, event.engine):
+            return
+        dispatching.finished(state, task, event.prefix, event.tokens_out)
     if task.role is Role.NODE:
         tasks.complete(state, task)
     elif task.role is Role.STEP:
@@ -164,15 +195,51 @@ def _finished(state: SchedulerState, event: TaskFinished) -> None:
 
 def _failed(state: SchedulerState, event: TaskFailed) -> None:
     task = state.find(event.run, event.task, event.attempt)
-    if task is not None:
-        if task.phase not in tasks.AT_WORK:
-            raise _impossible(event, task)
+    if task is None:
+        return
+    if task.phase is Phase.READY and task.call is not None and task.lane is None:
+        failing.final(state, task, event.code)  # it could not be measured: there can be no such call
+        return
+    if task.phase not in tasks.AT_WORK:
+        raise _impossible(event, task)
+    if task.call is None or _ends(state, task, event):
         failing.failed(state, task, event.code, event.retry_after_s)
 
 
+def _ends(state: SchedulerState, task: Task, event: TaskFailed) -> bool:
+    """Does the failure end the execution? One of two engines may fail; the other goes on."""
+    call, place = task.call, task.place
+    assert call is not None
+    if call.rival is None:
+        return _at(state, task, event.engine)
+    assert isinstance(place, Engine)
+    failed = call.rival if event.engine == call.rival.id else place
+    other = place if failed is call.rival else call.rival
+    health.judge(state, failed, event.code, event.retry_after_s)
+    hedging.choose(state, task, other)
+    return False
+
+
+def _at(state: SchedulerState, task: Task, engine: EngineId | None) -> bool:
+    """Is it the engine that has the call? Of two, the one that speaks first is chosen; what others say is stale."""
+    call, place = task.call, task.place
+    if engine is None or call is None or not isinstance(place, Engine):
+        return True
+    if call.rival is not None and engine in (place.id, call.rival.id):
+        hedging.choose(state, task, place if engine == place.id else call.rival)
+        return True
+    if engine != place.id:
+        state.stale += 1
+        return False
+    return True
+
+
 def _tokens(state: SchedulerState, event: TokensProduced) -> None:
-    """Nothing is decided by tokens yet; what comes for an execution that is over is counted."""
-    state.find(event.run, event.task, event.attempt)
+    """Progress of a call and of its engine; what comes for an execution that is over is counted."""
+    task = state.find(event.run, event.task, event.attempt)
+    if task is not None and task.call is not None and _at(state, task, event.engine):
+        if isinstance(task.place, Engine):
+            load.progressed(state, task, task.place, event.count)
 
 
 def _called(state: SchedulerState, event: Called) -> None:
@@ -189,8 +256,12 @@ def _tick(state: SchedulerState, event: Tick) -> None:
     while (subject := state.timers.pop_due(state.now)) is not None:
         if isinstance(subject, Run):
             runs.end(state, subject, Status.TIMED_OUT)
+        elif isinstance(subject, Engine):
+            engines.due(state, subject)
         elif subject.phase is Phase.RETRYING:
             tasks.requeue(state, subject)
+        elif subject.phase is Phase.READY:
+            tasks.wait_anywhere(state, subject)
         else:
             failing.timed_out(state, subject)
 
@@ -201,6 +272,7 @@ def _impossible(event: Event, task: Task) -> InternalError:
 
 HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     RunSubmitted: runs.submitted,
+    Measured: _measured,
     Evaluated: _evaluated,
     TaskFinished: _finished,
     TaskFailed: _failed,
@@ -209,6 +281,11 @@ HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     Called: _called,
     CancelRequested: runs.cancel_requested,
     EngineChanged: engines.changed,
+    EngineReported: engines.reported,
+    KVChanged: engines.kv_changed,
+    Probed: engines.probed,
+    DrainRequested: engines.drain_requested,
+    ResumeRequested: engines.resume_requested,
     Tick: _tick,
 }
 """What is done with each type of event."""

@@ -5,11 +5,13 @@ Cancel ends it, or the driver reported a number (Evaluated) and the task lives o
 task counts as dispatched from its first step on.
 """
 
-from flowserve.core import readiness
-from flowserve.core.commands import Cancel, CloseFrame, Mark, Role, Status
+from flowserve.core import hedging, load, readiness
+from flowserve.core.commands import Cancel, CloseFrame, Mark, Measure, Role, Status
+from flowserve.core.engine_state import Engine, ModelCall
 from flowserve.core.events import Code
 from flowserve.core.placement import is_known
-from flowserve.core.state import Consequence, Engine, Frame, Phase, SchedulerState, Task, Todo
+from flowserve.core.queues import ReadyQueue
+from flowserve.core.state import Consequence, Frame, Phase, SchedulerState, Task, Todo
 from flowserve.graphs.plan import Kind
 from flowserve.ids import TaskId
 
@@ -46,12 +48,12 @@ def move(task: Task, phase: Phase) -> None:
     task.phase = phase
 
 
-def mark(state: SchedulerState, task: Task, code: Code | None = None) -> None:
-    """Tell observers the present phase."""
+def mark(state: SchedulerState, task: Task, code: Code | None = None, status: Status | None = None) -> None:
+    """Tell observers the present phase, or a `status` that says more."""
     state.out.append(
         Mark(
             task.run.id,
-            STATUS[task.phase],
+            status if status is not None else STATUS[task.phase],
             task.id,
             task.node.id,
             task.frame.id,
@@ -70,12 +72,14 @@ def create(
     role: Role = Role.NODE,
     parent: Task | None = None,
     index: int = 0,
+    last: bool = False,
 ) -> Task:
     """A task whose inputs exist: Mark READY, and let it wait for its room."""
     run = frame.run
     run.last_task += 1
     id = TaskId(run.last_task)
     task = Task(id, frame, frame.block.nodes[position], role, parent, index)
+    task.last = last
     run.tasks[id] = task
     if parent is None:
         frame.nodes[position] = task
@@ -88,13 +92,18 @@ def create(
 
 
 def enqueue(state: SchedulerState, task: Task) -> None:
-    """Put a READY task where it waits: a model's queue, a window's queue, or the end of this step."""
+    """Put a READY task where it waits: a model's queue, a window's queue, or the end of this step.
+
+    A model call is measured first, where the configuration says so; then it waits in no queue until that is answered.
+    """
     kind = task.kind
     if task.role is Role.STEP or kind is Kind.LLM:
-        model = task.run.shape.models[task.node.id]
-        if model not in state.serving and not is_known(state, model):
-            state.agenda.append(Consequence(Todo.UNSERVED, task))
-        state.queue_of(model).push(task, state.policy.order(task))
+        if task.call is None:
+            task.call = ModelCall()
+            if state.config.measure:
+                state.out.append(_measure(task))
+                return
+        wait_for_engine(state, task)
     elif task.role is Role.TOOL or kind is Kind.TOOL:
         state.tools.queue.push(task, state.policy.order(task))
     elif kind is Kind.SEARCH:
@@ -103,6 +112,34 @@ def enqueue(state: SchedulerState, task: Task) -> None:
         state.agenda.append(Consequence(Todo.START_AGENT, task))
     else:
         state.immediate.append(task)
+
+
+def _measure(task: Task) -> Measure:
+    parent = task.parent.id if task.parent is not None else None
+    where = (task.node.id, task.frame.id, task.role, task.index, parent)
+    return Measure(task.run.id, task.id, *where, last=task.last)
+
+
+def wait_for_engine(state: SchedulerState, task: Task) -> None:
+    """A model call whose size is known, or is not asked, waits for an engine that serves its model."""
+    model = task.run.shape.models[task.node.id]
+    if model not in state.serving and not is_known(state, model):
+        state.agenda.append(Consequence(Todo.UNSERVED, task))
+    wait_in(state, task, state.queue_of(model))
+    state.urgent.append(task)
+
+
+def wait_in(state: SchedulerState, task: Task, queue: ReadyQueue) -> None:
+    queue.push(task, state.policy.order(task))
+
+
+def wait_anywhere(state: SchedulerState, task: Task) -> None:
+    """It has waited for one engine; now any will do."""
+    assert task.lane is not None
+    task.lane.queue.take(task)
+    if task.timer is not None:
+        state.timers.cancel(task)
+    wait_in(state, task, state.queue_of(task.run.shape.models[task.node.id]))
 
 
 def requeue(state: SchedulerState, task: Task) -> None:
@@ -118,7 +155,11 @@ def release(state: SchedulerState, task: Task) -> None:
         drop_parts(state, task)
     if task.timer is not None:
         state.timers.cancel(task)
-    if task.place is not None:
+    if isinstance(task.place, Engine):
+        hedging.drop_rival(task)
+        load.leave(state, task, task.place)
+        task.place = None
+    elif task.place is not None:
         del task.place.running[task]
         task.place = None
     elif task.lane is not None:

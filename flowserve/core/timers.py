@@ -1,6 +1,6 @@
 """Deadlines as a heap with lazy deletion.
 
-A subject (a run, a task) has at most one timer and holds it; an entry of the heap counts only while its subject still
+A subject (a run, a task, an engine) has at most one timer and holds it; an entry of the heap counts only while its subject still
 holds it. Cancelled entries go when they surface, or when they are the majority and the heap is rebuilt: the heap never
 holds more than twice the live timers plus a constant.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from flowserve.ids import Seconds
 
 if TYPE_CHECKING:
+    from flowserve.core.engine_state import Engine
     from flowserve.core.state import Run, Task
 
-Timer = tuple[Seconds, int, "Run | Task"]
+Timer = tuple[Seconds, int, "Run | Task | Engine"]
 """When it is due; its arrival number, which ends ties; whose it is."""
 
 SLACK = 64
@@ -35,14 +36,14 @@ class Timers:
     def __len__(self) -> int:
         return len(self.heap) - self.dead
 
-    def start(self, at: Seconds, subject: "Run | Task") -> None:
+    def start(self, at: Seconds, subject: "Run | Task | Engine") -> None:
         """Give `subject`, which has no timer, one that is due at `at`."""
         assert subject.timer is None
         self.made += 1
         subject.timer = timer = (at, self.made, subject)
         heapq.heappush(self.heap, timer)
 
-    def cancel(self, subject: "Run | Task") -> None:
+    def cancel(self, subject: "Run | Task | Engine") -> None:
         """Take the timer of `subject`, which has one."""
         assert subject.timer is not None
         subject.timer = None
@@ -63,7 +64,7 @@ class Timers:
             self.dead -= 1
         return None
 
-    def pop_due(self, now: Seconds) -> "Run | Task | None":
+    def pop_due(self, now: Seconds) -> "Run | Task | Engine | None":
         """Whose timer is due at `now`, in order of (time, arrival); it has none afterwards. None: nobody's."""
         due = self.earliest()
         if due is None or due > now:

@@ -3,7 +3,7 @@ make no sense. Shared by the tests of this folder through the fixture `kit`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -166,8 +166,10 @@ class Bench:
         """Models of an engine."""
         return ("",)
 
-    def engine(self, id: str, window: int = 4, up: bool = True, models: tuple[str, ...] = ("",)) -> list[Command]:
-        return self.feed(e.EngineChanged(EngineId(id), up, models, window))
+    def engine(
+        self, id: str, window: int = 4, up: bool = True, models: tuple[str, ...] = ("",), **facts: Any
+    ) -> list[Command]:
+        return self.feed(e.EngineChanged(EngineId(id), up, models, window, **facts))
 
     def feed(self, event: Event, after: float = 0.0) -> list[Command]:
         self.now += after
@@ -185,6 +187,18 @@ class Bench:
         self, task: int, code: Code, attempt: int = 1, run: str = "r", again: float | None = None
     ) -> list[Command]:
         return self.feed(e.TaskFailed(RunId(run), TaskId(task), attempt, code, again))
+
+    def measured(self, task: int, tokens: int = 100, attempt: int = 1, run: str = "r", **facts: Any) -> list[Command]:
+        return self.feed(e.Measured(RunId(run), TaskId(task), attempt, tokens, **facts))
+
+    def tokens(
+        self, task: int, count: int = 1, attempt: int = 1, run: str = "r", engine: str | None = None, after: float = 0.0
+    ) -> list[Command]:
+        where = EngineId(engine) if engine is not None else None
+        return self.feed(e.TokensProduced(RunId(run), TaskId(task), attempt, count, where), after)
+
+    def report(self, engine: str, waiting: int = 0, kv_used: float = 0.0, steps: int = 0, **more: Any) -> list[Command]:
+        return self.feed(e.EngineReported(EngineId(engine), 1, waiting, kv_used, steps, **more))
 
     def evaluate(self, task: int, choice: int, attempt: int = 1, run: str = "r") -> list[Command]:
         return self.feed(e.Evaluated(RunId(run), TaskId(task), attempt, choice))
@@ -215,12 +229,25 @@ def _brief(command: Command) -> str:
         case c.OpenFrame():
             owner = f" for {command.task}[{command.index}]" if command.task is not None else ""
             return f"open {command.frame} block {command.block}{owner}"
+        case c.Measure():
+            return f"measure {command.task}" + (" last" if command.last else "")
+        case c.Hedge():
+            return f"hedge {command.task} at {command.engine}"
+        case c.Choose():
+            return f"choose {command.task} at {command.engine} not {command.other}"
+        case c.Reprioritise():
+            return f"reprioritise {command.task} at {command.engine} to {command.priority}"
+        case c.Preempt():
+            return f"preempt {command.task} at {command.engine}"
+        case c.Probe() | c.Restart() | c.Close():
+            return f"{type(command).__name__.lower()} {command.engine}"
         case c.Dispatch():
             part = f" {command.role}[{command.index}] of {command.parent}" if command.role is not Role.NODE else ""
             attempt = f" attempt {command.attempt}" if command.attempt > 1 else ""
             last = " last" if command.last else ""
             where = f" at {command.engine}" if command.engine is not None else ""
-            return f"dispatch {command.task}{part}{attempt}{last}{where}"
+            resume = " resume" if command.resume else ""
+            return f"dispatch {command.task}{part}{attempt}{last}{where}{resume}"
         case c.Evaluate():
             return f"evaluate {command.task} after {command.frame}"
         case c.Label():
@@ -245,7 +272,7 @@ def _brief(command: Command) -> str:
             cause = f" by {command.task} {command.code}" if command.task is not None else ""
             return f"fail {command.run} {command.status}{cause}"
         case c.Reject():
-            return f"reject {command.run} for {command.retry_after_s:g}"
+            return f"reject {command.run} for {command.retry_after_s:g}" + (" outage" if command.outage else "")
         case c.WakeAt():
             return f"wake at {command.at:g}"
 
@@ -274,6 +301,9 @@ class RunView:
     frames: dict[FrameId, c.OpenFrame] = field(default_factory=dict)
     work: dict[TaskId, Work] = field(default_factory=dict)
     labels: list[c.Label] = field(default_factory=list)
+    measures: dict[TaskId, c.Measure] = field(default_factory=dict)
+    written: dict[TaskId, int] = field(default_factory=dict)
+    rivals: dict[TaskId, EngineId] = field(default_factory=dict)
     status: dict[TaskId, Status] = field(default_factory=dict)
     attempts: dict[TaskId, int] = field(default_factory=dict)
 
@@ -281,8 +311,9 @@ class RunView:
 FOLLOWS: dict[Status | None, tuple[Status, ...]] = {
     None: (Status.READY,),
     Status.READY: (Status.RUNNING, Status.FAILED, Status.CANCELLED),
-    Status.RUNNING: (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.RETRYING),
+    Status.RUNNING: (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.RETRYING, Status.CONTINUED),
     Status.RETRYING: (Status.READY, Status.CANCELLED),
+    Status.CONTINUED: (Status.READY, Status.CANCELLED),
 }
 """What observers may be told after what."""
 
@@ -301,6 +332,13 @@ class Driver(Bench):
         self.wake_at = TIMELESS
         self.up: dict[EngineId, tuple[str, ...]] = {}
         self.plans: dict[RunId, Plan] = {}
+        self.facts: dict[str, Any] = {}
+        """What else every engine says of itself."""
+        self.probes: dict[EngineId, None] = {}
+        self.restarts: dict[EngineId, None] = {}
+        self.closed: dict[EngineId, None] = {}
+        self.finishing: tuple[RunId, TaskId] | None = None
+        """A hedged call that is being answered: its work is over when one of the two is chosen."""
         super().__init__(engines, window, **config)
 
     def feed(self, event: Event, after: float = 0.0) -> list[Command]:
@@ -314,6 +352,8 @@ class Driver(Bench):
         self.outs.append(out)
         for command in out:
             self.carry_out(command)
+        if not isinstance(event, e.TokensProduced):
+            self._forget_losses()
         wakes = [command for command in out if isinstance(command, c.WakeAt)]
         assert len(wakes) <= 1 and (not wakes or out[-1] is wakes[0])
         for window in (self.state.tools, self.state.searches):
@@ -341,6 +381,21 @@ class Driver(Bench):
         if isinstance(command, c.Reject):
             self.ended[command.run] = command
             return
+        if isinstance(command, c.Probe):
+            assert command.engine in self.up and command.engine not in self.probes
+            self.probes[command.engine] = None
+            return
+        if isinstance(command, c.Restart):
+            assert command.engine not in self.restarts
+            self.restarts[command.engine] = None
+            self.probes.pop(command.engine, None)
+            self.up.pop(command.engine, None)
+            self.closed.pop(command.engine, None)
+            return
+        if isinstance(command, c.Close):
+            self.closed[command.engine] = None
+            self.up.pop(command.engine, None)
+            return
         assert command.run not in self.ended, f"{command} after the end"
         view = self.views.setdefault(command.run, RunView(self.plans[command.run]))
         match command:
@@ -350,8 +405,25 @@ class Driver(Bench):
                 if command.task is not None:
                     assert command.parent in view.frames and command.task in view.work
                 view.frames[command.frame] = command
+            case c.Measure():
+                assert command.task not in view.measures and command.frame in view.frames
+                view.measures[command.task] = command
             case c.Dispatch():
                 self._dispatched(view, command)
+            case c.Hedge():
+                work = view.work[command.task]
+                assert command.engine != work.dispatch.engine and command.engine in self.up
+                assert not view.written.get(command.task) and command.task not in view.rivals
+                view.rivals[command.task] = command.engine
+            case c.Choose():
+                work = view.work[command.task]
+                pair = (work.dispatch.engine, view.rivals.pop(command.task))
+                assert pair in ((command.engine, command.other), (command.other, command.engine))
+                work.dispatch = replace(work.dispatch, engine=command.engine)
+                if self.finishing == (command.run, command.task):
+                    del view.work[command.task]
+            case c.Reprioritise() | c.Preempt():
+                assert view.work[command.task].dispatch.engine == command.engine
             case c.Evaluate():
                 work = view.work[command.task]
                 assert work.node.kind is Kind.LOOP and not work.owes and command.frame in view.frames
@@ -369,11 +441,14 @@ class Driver(Bench):
                 assert command.frame is None or command.frame in view.frames
             case c.Cancel():
                 assert view.work.pop(command.task).dispatch.attempt == command.attempt
+                view.rivals.pop(command.task, None)
             case c.Mark():
                 if command.task is not None:
                     before = view.status.get(command.task)
                     assert command.status in FOLLOWS[before], (before, command)
                     view.status[command.task] = command.status
+                    if command.status is Status.RETRYING:
+                        view.written.pop(command.task, None)
             case c.CloseFrame():
                 del view.frames[command.frame]
                 assert all(frame.parent != command.frame for frame in view.frames.values()), command
@@ -394,6 +469,8 @@ class Driver(Bench):
         node = view.plan.nodes[command.node]
         assert command.frame in view.frames and command.task not in view.work
         assert command.attempt > view.attempts.get(command.task, 0)
+        assert command.task not in view.measures, "dispatched before it was measured"
+        assert command.resume == (view.written.get(command.task, 0) > 0)
         view.attempts[command.task] = command.attempt
         owes = "value"
         if command.role is Role.STEP:
@@ -413,13 +490,78 @@ class Driver(Bench):
             assert command.engine in self.up
             spec = view.plan.agents[node.target].llm if node.kind is Kind.AGENT else view.plan.llms[node.target]
             assert (spec.model or "") in self.up[command.engine]
-            others = [w for v in self.views.values() for w in v.work.values() if w.dispatch.engine == command.engine]
-            assert len(others) <= self.window
+            engine = self.state.engines[command.engine]
+            assert engine.seats <= max(self.window, 1 + self.most_choices)
         assert (command.engine is not None) == (
             command.role is Role.STEP or (command.role is Role.NODE and node.kind is Kind.LLM)
         )
 
     # events
+
+    def _forget_losses(self) -> None:
+        """What is not in the scheduler's tables any more has no tokens to go on with."""
+        for run, view in self.views.items():
+            view.measures = {id: m for id, m in view.measures.items() if id in self.state.runs[run].tasks}
+
+    def answer_measure(self, run: RunId, command: c.Measure) -> None:
+        del self.views[run].measures[command.task]
+        if self.rnd.random() < 0.03:
+            self.fail(command.task, Code.REQUEST, run=run)
+            return
+        tokens, choices = self.rnd.choice([1, 50, 400, 5000]), self.rnd.choice([1, 1, 1, self.most_choices])
+        loss = self.rnd.choice(list(e.Loss)) if choices == 1 else e.Loss.RESTART
+        prefix = tuple(self.rnd.choice([7, 8]) * 1000 + i for i in range(tokens // 64))
+        limit = self.rnd.choice([0, 10, 300])
+        self.measured(command.task, tokens, run=run, limit=limit, choices=choices, on_loss=loss, prefix=prefix)
+
+    most_choices = 3
+
+    def random_tokens(self) -> None:
+        """Some engine writes something."""
+        calls = [
+            (run, task, work)
+            for run, view in self.views.items()
+            for task, work in view.work.items()
+            if work.owes and work.dispatch.engine is not None
+        ]
+        if not calls:
+            return
+        run, task, work = self.rnd.choice(calls)
+        view = self.views[run]
+        engine = self.rnd.choice([work.dispatch.engine, view.rivals.get(task, work.dispatch.engine)])
+        count = self.rnd.randint(1, 5)
+        view.written[task] = view.written.get(task, 0) + count
+        self.tokens(
+            task,
+            count,
+            work.dispatch.attempt,
+            run,
+            self.rnd.choice([None, engine]) if engine == work.dispatch.engine and task not in view.rivals else engine,
+        )
+
+    def random_news(self) -> None:
+        """An engine reports, is drained or wanted back, answers a probe, or comes up again."""
+        rnd, id = self.rnd, EngineId(f"e{self.rnd.randint(0, 1)}")
+        dice = rnd.random()
+        if self.restarts and dice < 0.4:
+            id = rnd.choice(list(self.restarts))
+            del self.restarts[id]
+            self.engine(id, self.window, up=rnd.random() < 0.7, models=self.serves(id), **self.facts)
+        elif self.probes and dice < 0.6:
+            id = rnd.choice(list(self.probes))
+            del self.probes[id]
+            self.feed(e.Probed(id, rnd.random() < 0.6))
+        elif dice < 0.8:
+            self.report(
+                id, rnd.randint(0, 2), rnd.choice([0.1, 0.97]), rnd.randint(0, 99), preemptions=rnd.randint(0, 3)
+            )
+        elif dice < 0.9:
+            numbers = tuple(rnd.choice([7, 8]) * 1000 + rnd.randint(0, 9) for _ in range(3))
+            self.feed(e.KVChanged(id, numbers, numbers[:1], rnd.random() < 0.1))
+        elif dice < 0.96:
+            self.feed(e.DrainRequested(id, rnd.random() < 0.5))
+        else:
+            self.feed(e.ResumeRequested(id))
 
     def owed(self) -> list[tuple[RunId, TaskId, Work]]:
         return [(run, task, work) for run, view in self.views.items() for task, work in view.work.items() if work.owes]
@@ -443,10 +585,20 @@ class Driver(Bench):
             self.feed(e.Called(run, task, attempt, rnd.randrange(len(node.bodies)), work.calls - 1))
             return
         tools = (0,) * rnd.randint(0, 3) if work.owes == "step" and not work.dispatch.last else ()
-        del self.views[run].work[task]
-        self.feed(e.TaskFinished(run, task, attempt, 3, 2, tools))
+        view = self.views[run]
+        view.written.pop(task, None)
+        engine = rnd.choice([work.dispatch.engine, view.rivals.get(task, work.dispatch.engine)])
+        self.finishing = (run, task)
+        if task not in view.rivals:
+            del view.work[task]
+        self.feed(e.TaskFinished(run, task, attempt, 3, 2, tools, (7000, 7001), engine))
+        self.finishing = None
 
     def random_answer(self) -> bool:
+        measures = [(run, measure) for run, view in self.views.items() for measure in view.measures.values()]
+        if measures and self.rnd.random() < 0.5:
+            self.answer_measure(*self.rnd.choice(measures))
+            return True
         owed = self.owed()
         labels = [label for view in self.views.values() for label in view.labels]
         if labels and self.rnd.random() < 0.5:
@@ -456,12 +608,16 @@ class Driver(Bench):
             return True
         if owed:
             self.answer(*self.rnd.choice(owed))
-        return bool(owed)
+        return bool(owed or measures)
 
     def random_failure(self) -> None:
         owed = self.owed()
         if owed:
             run, task, work = self.rnd.choice(owed)
+            if task in self.views[run].rivals:
+                engine = self.rnd.choice([work.dispatch.engine, self.views[run].rivals[task]])
+                self.feed(e.TaskFailed(run, task, work.dispatch.attempt, Code.ENGINE, None, engine))
+                return
             del self.views[run].work[task]
             # agents' and samples' parts stay until the scheduler cancels them
             code = self.rnd.choice(list(Code))
@@ -489,11 +645,16 @@ class Driver(Bench):
 
     def random_engine(self) -> None:
         id = EngineId(f"e{self.rnd.randint(0, 1)}")
-        self.engine(id, self.window, up=id not in self.up, models=self.serves(id))
+        if id not in self.closed and id not in self.restarts:
+            self.probes.pop(id, None)
+            self.engine(id, self.window, up=id not in self.up, models=self.serves(id), **self.facts)
 
     def random_event(self) -> None:
         dice = self.rnd.random()
         self.now += self.rnd.choice([0.0, 0.01, 0.5])
+        if self.facts and self.rnd.random() < 0.4:
+            self.rnd.choice([self.random_tokens, self.random_tokens, self.random_news, self.wake])()
+            return
         if dice < 0.75:
             self.random_answer()
         elif dice < 0.85:
@@ -517,11 +678,19 @@ class Driver(Bench):
     def drain(self) -> None:
         """Answer everything well until no run is live."""
         for number in range(2):
-            if f"e{number}" not in self.up:
-                self.engine(f"e{number}", self.window, models=self.serves(f"e{number}"))
+            id = EngineId(f"e{number}")
+            self.feed(e.ResumeRequested(id))
+            if id not in self.up and id not in self.restarts:
+                self.engine(id, self.window, models=self.serves(id), **self.facts)
         for _ in range(20_000):
             if not self.state.runs:
                 return
+            for id in list(self.restarts):
+                del self.restarts[id]
+                self.engine(id, self.window, models=self.serves(id), **self.facts)
+            for id in list(self.probes):
+                del self.probes[id]
+                self.feed(e.Probed(id, True))
             if not self.random_answer():
                 assert self.wake_at < TIMELESS, f"stuck: {self.state!r}"
                 self.wake()
@@ -529,10 +698,12 @@ class Driver(Bench):
 
     def assert_nothing_left(self) -> None:
         state = self.state
-        assert not state.runs and not self.views and not state.shapes and len(state.timers) == 0
+        assert not state.runs and not self.views and not state.shapes
+        assert len(state.timers) == sum(engine.timer is not None for engine in state.engines.values())
         for place in [*state.engines.values(), state.tools, state.searches]:
             assert not place.running
-        for queue in [*state.models.values(), state.tools.queue, state.searches.queue]:
+        own = [engine.queue for engine in state.engines.values()]
+        for queue in [*state.models.values(), *own, state.tools.queue, state.searches.queue]:
             assert queue.size == 0 and queue.lanes == 0 and len(queue.heap) <= 32
 
 

@@ -43,7 +43,7 @@ def test_a_retry_waits_for_its_jittered_back_off_and_counts_the_attempt_up(kit: 
 
 def test_a_pause_that_was_asked_for_is_kept_and_an_absurd_one_is_a_failure(kit: ModuleType) -> None:
     b = kit.PlanBuilder()
-    b.llm(retry=Retry(attempts=9, backoff_s=0.0))
+    b.tool(retry=Retry(attempts=9, backoff_s=0.0))
     bench = kit.Bench()
     bench.submit(b.build())
     assert kit.brief(bench.fail(1, Code.OVERLOADED, again=7.0)) == ["retrying 1 overloaded", "wake at 7"]

@@ -14,7 +14,14 @@ MODULES = sorted(FOLDER.glob("*.py"))
 ALLOWED = {
     "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq", "json", "math", "types", "typing",
 }  # fmt: skip
-LAYERS = ("flowserve.core.", "flowserve.core", "flowserve.graphs.plan", "flowserve.ids", "flowserve.errors")
+LAYERS = (
+    "flowserve.core.",
+    "flowserve.core",
+    "flowserve.graphs.plan",
+    "flowserve.config",
+    "flowserve.ids",
+    "flowserve.errors",
+)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

@@ -6,6 +6,8 @@ from types import ModuleType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowserve.config import PoolConfig
+
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), policy=st.sampled_from(["critical_path", "fcfs"]))
@@ -20,6 +22,45 @@ def test_any_order_of_events_keeps_the_invariants_and_ends(kit: ModuleType, seed
             limit = rnd.choice([None, None, 2.0, 10.0])
             tier = rnd.choice(["interactive", "standard", "batch"])
             driver.start(rnd.choice(plans), deadline_s=limit, tier=tier, priority=rnd.randint(-9, 9))
+        else:
+            driver.random_event()
+    driver.drain()
+    driver.assert_nothing_left()
+    assert len(driver.ended) == driver.num_runs
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32))
+def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: ModuleType, seed: int) -> None:
+    """Measured calls that write, move, are hedged and pushed out, on engines that stall, trip, drain and come back."""
+    rnd = Random(seed)
+    pool = PoolConfig(
+        hedge_after_s=rnd.choice([0.0, 0.1]),
+        hedge_share=1.0,
+        stall_s=rnd.choice([0.3, 5.0]),
+        probe_s=0.4,
+        first_token_s=rnd.choice([0.0, 1.0]),
+        between_tokens_s=1.0,
+        drain_s=0.5,
+        outage_s=1e9,
+        breaker_calls=4,
+    )
+    driver = kit.Driver(rnd, engines=0, max_live_runs=4, measure=True, pool=pool, run_retries=99)
+    driver.facts = {
+        "kv_tokens": rnd.choice([0, 3000]),
+        "batch_tokens": rnd.choice([0, 300]),
+        "restart": rnd.random() < 0.8,
+        "preempt": rnd.random() < 0.5,
+        "reprioritise": rnd.random() < 0.5,
+    }
+    for number in range(2):
+        driver.engine(f"e{number}", 2, models=driver.serves(f"e{number}"), **driver.facts)
+    plans = [kit.random_plan(rnd) for _ in range(2)]
+    for _ in range(rnd.randint(10, 150)):
+        if rnd.random() < 0.12:
+            tier = rnd.choice(["interactive", "standard", "batch"])
+            session = rnd.choice([None, "s1", "s2"])
+            driver.start(rnd.choice(plans), deadline_s=rnd.choice([None, 10.0]), tier=tier, session=session)
         else:
             driver.random_event()
     driver.drain()

@@ -1,0 +1,231 @@
+"""What the scheduler remembers of engines and of the model calls that it gives them. Changed only inside `step`.
+
+Rates and loads are estimates in tokens and seconds, learned from events; a wrong one costs time, never an answer.
+"""
+
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from flowserve.core.events import Loss
+from flowserve.core.queues import ReadyQueue
+from flowserve.core.residency import Residency
+from flowserve.ids import EngineId, Seconds, Tokens
+
+if TYPE_CHECKING:
+    from flowserve.core.state import Task
+    from flowserve.core.timers import Timer
+
+LEARNING = 0.1
+"""Weight of the newest observation in a running mean."""
+
+
+class Health(IntEnum):
+    """Whether an engine gets calls; `engines.FOLLOWS` says what may follow what."""
+
+    UP = 0
+    SUSPECT = 1
+    """It stands still, or seems to: a Probe is out. What it has stays there; nothing new goes there."""
+    TRIPPED = 2
+    """Too many of its latest calls failed by its fault: nothing goes there until `pause_until`, then one trial call."""
+    DOWN = 3
+    """It is gone, and the calls that it had with it. It may come back."""
+    CLOSED = 4
+    """An operator drained it."""
+
+
+class Drain(IntEnum):
+    """What an operator wants of an engine."""
+
+    NO = 0
+    CLOSE = 1
+    """Empty it, then end it."""
+    REPLACE = 2
+    """Empty it, then start it anew."""
+
+
+class ModelCall:
+    """What is known of a task that calls a model: how large it is, and how far it has come."""
+
+    __slots__ = (
+        "avoid",
+        "began_at",
+        "choices",
+        "decode",
+        "last_at",
+        "limit",
+        "measured",
+        "moves",
+        "on_loss",
+        "prefill",
+        "prefix",
+        "pushed_out",
+        "reserve",
+        "resident",
+        "rival",
+        "tokens",
+        "waited",
+        "written",
+    )
+
+    def __init__(self) -> None:
+        self.measured = False
+        """False while a Measure is not answered, or where none is asked."""
+        self.tokens: Tokens = 0
+        """Of the prompt."""
+        self.limit: Tokens = 0
+        """Most tokens of output; 0: unknown."""
+        self.choices = 1
+        self.on_loss = Loss.RESTART
+        self.prefix: tuple[int, ...] = ()
+        self.written: Tokens = 0
+        """Output so far: of this execution, and of those before that it continues."""
+        self.began_at: Seconds = 0.0
+        """When it was dispatched."""
+        self.last_at: Seconds | None = None
+        """When its latest token came; None: none has come since it was dispatched."""
+        self.prefill: Tokens = 0
+        """Its share of the engine's `backlog`: prompt tokens that are not computed yet, as far as known."""
+        self.decode: Tokens = 0
+        """Its share of the engine's `ahead`: output that is still expected."""
+        self.reserve: Tokens = 0
+        """Its share of the engine's `reserved`: KV that it is expected to need."""
+        self.resident: Tokens = 0
+        """Prompt tokens that the engine was thought to hold when it was dispatched."""
+        self.avoid: Engine | None = None
+        """The engine that lost or gave up the call last; another one is preferred."""
+        self.rival: Engine | None = None
+        """The second engine of a hedged call, until one of the two is chosen."""
+        self.moves = 0
+        """Times that the scheduler moved it by its own will."""
+        self.waited = False
+        """It has waited for the engine that holds its prefix, and will not again."""
+        self.pushed_out = False
+        """Preempt was sent: it is at the engine, but not in its batch."""
+
+
+class Engine:
+    """One replica that the scheduler has heard of; it stays known after it went down."""
+
+    __slots__ = (
+        "ahead",
+        "arrival",
+        "backlog",
+        "backlog_limit",
+        "can_preempt",
+        "can_reprioritise",
+        "can_restart",
+        "down_since",
+        "drain",
+        "drain_until",
+        "health",
+        "id",
+        "kv_used",
+        "limit",
+        "longest_pause",
+        "models",
+        "outcomes",
+        "pace",
+        "pause_until",
+        "preemptions",
+        "prefill_s",
+        "probe_until",
+        "progress_at",
+        "queue",
+        "reserved",
+        "resident",
+        "restarting",
+        "rivals",
+        "room_tokens",
+        "running",
+        "seats",
+        "starts",
+        "steps",
+        "tiers",
+        "timer",
+        "trips",
+        "up_since",
+        "waiting",
+    )
+
+    def __init__(self, id: EngineId, arrival: int, judged_by: int) -> None:
+        self.id = id
+        self.arrival = arrival
+        """Number in order of first appearance; ends ties."""
+        self.health = Health.DOWN
+        self.drain = Drain.NO
+        self.models: tuple[str, ...] = ()
+        """Names it answers to; kept while it is down."""
+        self.limit = 0
+        """Choices that may be there at once; 0 while it is down."""
+        self.room_tokens: Tokens = 0
+        """What its KV memory holds; 0: unknown."""
+        self.backlog_limit: Tokens = 0
+        """Greatest `backlog` at which it gets another call; 0: no bound."""
+        self.can_restart = False
+        self.can_reprioritise = False
+        self.can_preempt = False
+
+        self.running: dict[Task, None] = {}
+        """Calls that are there, in order of dispatch."""
+        self.rivals: dict[Task, None] = {}
+        """Hedged calls that are there a second time."""
+        self.queue = ReadyQueue(f"engine {id}")
+        """Calls that wait for just this engine."""
+        self.seats = 0
+        """Choices of what is there and not pushed out."""
+        self.tiers = [0, 0, 0]
+        """Of these calls, how many by tier, the most urgent first."""
+        self.backlog: Tokens = 0
+        """Prompt tokens that it still has to compute."""
+        self.ahead: Tokens = 0
+        """Tokens of output that it is still expected to write."""
+        self.reserved: Tokens = 0
+        """KV that its calls are expected to need in the end."""
+        self.resident = Residency()
+        """Prefixes that its cache is thought to hold."""
+
+        self.waiting = 0
+        """Choices that it has not begun or has pushed out, as it said last."""
+        self.kv_used = 0.0
+        """As it said last."""
+        self.steps = 0
+        """As it said last."""
+        self.preemptions = 0
+        """As it said last."""
+        self.pace: Seconds = 0.0
+        """Seconds between two tokens of a call, a running mean; 0: none seen."""
+        self.prefill_s: Seconds = 0.0
+        """Seconds per prompt token from dispatch to first token, a running mean; 0: none seen."""
+        self.progress_at: Seconds = 0.0
+        """When it was last seen to compute, or last got work."""
+        self.longest_pause: Seconds = 0.0
+        """Longest time without progress while it had work, fading with each shorter one."""
+
+        self.outcomes: deque[bool] = deque(maxlen=judged_by)
+        """Of its latest calls: did it do its part?"""
+        self.trips = 0
+        """Times in a row that its breaker tripped."""
+        self.pause_until: Seconds = 0.0
+        """No new calls before this, tripped or overloaded, or no start yet; 0: no pause. Its end comes with a Tick."""
+        self.probe_until: Seconds = 0.0
+        """SUSPECT: when the probe has failed."""
+        self.drain_until: Seconds = 0.0
+        """Draining: when what it still has is moved."""
+        self.up_since: Seconds = 0.0
+        self.down_since: Seconds = 0.0
+        self.starts = 0
+        """Times in a row that it went down without having been up for long."""
+        self.restarting = False
+        """Restart was sent, and is not answered."""
+        self.timer: Timer | None = None
+        """Fires at the next time that matters to it; None: none does."""
+
+    @property
+    def up(self) -> bool:
+        """It is there, whether it gets calls or not."""
+        return self.health < Health.DOWN
+
+    def __repr__(self) -> str:
+        word = self.health.name.lower() + (" draining" if self.drain is not Drain.NO else "")
+        return f"Engine({self.id!r}, {word}, {self.seats} of {self.limit})"

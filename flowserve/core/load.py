@@ -1,0 +1,116 @@
+"""What a model call weighs at an engine: its seats, the prompt that is still to be computed, the output that is
+still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
+"""
+
+from flowserve.core.engine_state import LEARNING, Engine, ModelCall
+from flowserve.core.priority import tier
+from flowserve.core.state import SchedulerState, Task
+from flowserve.ids import Seconds, Tokens
+
+LEARNABLE_TOKENS = 32
+"""A prompt of fewer uncached tokens teaches nothing about the rate of prefill: its step costs what a step costs."""
+
+
+def prompt_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
+    """What an engine has to hold before it can write on."""
+    return (call.tokens if call.measured else state.config.pool.unmeasured_tokens) + call.written
+
+
+def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
+    """Output that is still expected. At least one token: it is not over yet."""
+    return max(1, round(call.limit * state.output_share) - call.written)
+
+
+def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
+    """KV memory that it is expected to need in the end."""
+    return prompt_tokens(state, call) + output_tokens(state, call)
+
+
+def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) -> None:
+    """`task` goes to `engine`, which is thought to hold `resident` tokens of its prompt."""
+    call = task.call
+    assert call is not None
+    if not engine.running:
+        engine.progress_at = state.now
+    call.began_at, call.last_at, call.pushed_out, call.rival = state.now, None, False, None
+    call.resident = resident
+    call.prefill = max(0, prompt_tokens(state, call) - resident)
+    call.decode = output_tokens(state, call)
+    engine.running[task] = None
+    task.run.calls[task] = None
+    call.reserve = need_tokens(state, call)
+    _add(engine, call, 1)
+    engine.tiers[tier(task.run.level, state.config)] += 1
+    engine.resident.add(call.prefix)
+    state.calls += 1
+
+
+def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
+    """`task` is no longer at `engine`."""
+    call = task.call
+    assert call is not None
+    del engine.running[task]
+    task.run.calls.pop(task, None)
+    _add(engine, call, -1)
+    engine.tiers[tier(task.run.level, state.config)] -= 1
+    call.prefill = call.decode = call.reserve = 0
+
+
+def _add(engine: Engine, call: ModelCall, sign: int) -> None:
+    engine.seats += 0 if call.pushed_out else sign * call.choices
+    engine.backlog += sign * call.prefill
+    engine.ahead += sign * call.decode
+    engine.reserved += sign * call.reserve
+
+
+def push_out(engine: Engine, call: ModelCall, out: bool) -> None:
+    """It lost its seat, or has it again."""
+    if call.pushed_out != out:
+        engine.seats += -call.choices if out else call.choices
+        call.pushed_out = out
+
+
+def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens) -> None:
+    """`engine` has written `count` more tokens for `task`."""
+    call, now = task.call, state.now
+    assert call is not None
+    computed(engine, now)
+    push_out(engine, call, False)
+    if call.last_at is None:
+        _learn_prefill(engine, call, now - call.began_at)
+        engine.backlog -= call.prefill
+        call.prefill = 0
+        state.stirred = True
+    elif count:
+        engine.pace = _mean(engine.pace, (now - call.last_at) * call.choices / count)
+    call.last_at = now
+    call.written += count
+    less = min(count, call.decode)
+    call.decode -= less
+    engine.ahead -= less
+    more = max(0, prompt_tokens(state, call) - call.reserve)
+    call.reserve += more
+    engine.reserved += more
+
+
+def computed(engine: Engine, now: Seconds) -> None:
+    """It was seen to compute just now."""
+    pause = now - engine.progress_at
+    engine.longest_pause = max(pause, 0.99 * engine.longest_pause)
+    engine.progress_at = now
+
+
+def finished(state: SchedulerState, call: ModelCall, tokens_out: Tokens) -> None:
+    """What calls write of what they may."""
+    if call.limit:
+        share = min(1.0, tokens_out / call.limit)
+        state.output_share = (1 - LEARNING) * state.output_share + LEARNING * share
+
+
+def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
+    if call.prefill >= LEARNABLE_TOKENS:
+        engine.prefill_s = _mean(engine.prefill_s, seconds / call.prefill)
+
+
+def _mean(before: float, new: float) -> float:
+    return new if before == 0.0 else (1 - LEARNING) * before + LEARNING * new

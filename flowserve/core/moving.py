@@ -1,0 +1,140 @@
+"""Model calls change their place by the scheduler's own will: to drain an engine, to even out load, to let the urgent in.
+
+A call moves by abort and replay: it ends where it is, and is dispatched again with what it has written as part of its prompt
+(the aim of Llumnix, OSDI 2024, without touching the engine; prefix caches make the replay cheap). A call that has written
+nothing loses nothing. One that cannot go on elsewhere (`Loss`) begins anew, so only a drain whose time is up moves it.
+Each call moves at most `max_moves` times.
+"""
+
+from flowserve.core import failing, load, placement, tasks
+from flowserve.core.commands import Preempt
+from flowserve.core.engine_state import Drain, Engine, ModelCall
+from flowserve.core.events import Code, Loss
+from flowserve.core.priority import tier
+from flowserve.core.state import SchedulerState, Task
+
+FULL = 0.95
+"""Share of KV memory in use from which an engine that pushes calls out gives one away."""
+
+
+def move(state: SchedulerState, task: Task) -> None:
+    """Stop the call where it is and let it wait for another place."""
+    call, place = task.call, task.place
+    assert call is not None and isinstance(place, Engine)
+    call.moves += 1
+    call.avoid = place
+    tasks.stop(state, task)
+    failing.again(state, task, Code.MOVED, 0.0)
+
+
+def loses_nothing(call: ModelCall) -> bool:
+    """What it has written is kept when it moves."""
+    return call.last_at is None or call.on_loss is Loss.CONTINUE
+
+
+def may_move(state: SchedulerState, call: ModelCall) -> bool:
+    return call.moves < state.config.pool.max_moves and call.rival is None and loses_nothing(call)
+
+
+def evacuate(state: SchedulerState, engine: Engine, everything: bool) -> None:
+    """Move what is at a drained engine: what it has not begun, or `everything` that does not fail by it."""
+    if not _others(state, engine):
+        return
+    for task in list(engine.running):
+        call = task.call
+        if call is None or task.place is not engine:
+            continue
+        kept = call.written and call.on_loss is Loss.FAIL
+        if call.last_at is None or (everything and not kept):
+            move(state, task)
+
+
+def _others(state: SchedulerState, engine: Engine) -> bool:
+    """Is there another engine for what this one serves?"""
+    return any(
+        other is not engine and other.up and other.drain is Drain.NO
+        for model in engine.models
+        for other in state.serving.get(model, ())
+    )
+
+
+def rebalance(state: SchedulerState, engine: Engine, preempted: bool) -> None:
+    """`engine` says that calls wait inside it: give one to an engine that would begin it at once.
+
+    The latest call that it has not begun; where it pushes calls out for want of memory, else, the smallest that it has.
+    """
+    waiting = [task for task in engine.running if task.call is not None and task.call.last_at is None]
+    for task in reversed(waiting):
+        if _better_place(state, engine, task):
+            move(state, task)
+            return
+    if preempted and engine.kv_used >= FULL:
+        begun = [task for task in engine.running if task not in waiting]
+        for task in sorted(begun, key=_size):
+            if _better_place(state, engine, task):
+                move(state, task)
+                return
+
+
+def _size(task: Task) -> tuple[int, int]:
+    assert task.call is not None
+    return task.call.tokens + task.call.written, task.id
+
+
+def _better_place(state: SchedulerState, engine: Engine, task: Task) -> bool:
+    """Would another engine begin `task` at once, and does nobody wait for that place?"""
+    call = task.call
+    assert call is not None
+    if not may_move(state, call):
+        return False
+    model = task.run.shape.models[task.node.id]
+    queue = state.models.get(model)
+    if queue is not None and queue.size:
+        return False
+    return any(
+        other is not engine
+        and placement.takes_calls(other)
+        and not other.waiting
+        and not other.backlog
+        and other.seats < other.limit
+        and placement.has_room(state, other, call)
+        for other in state.serving.get(model, ())
+    )
+
+
+def make_room(state: SchedulerState, task: Task) -> Engine | None:
+    """Push a call of a less urgent tier out for `task`, which found no room. The engine that has some now, or None.
+
+    It is the least urgent call of the engine that has most of them. It goes back into the queue where it loses nothing by
+    that, else, where the engine can, out of its batch until there is room again.
+    """
+    own = tier(task.run.level, state.config)
+    serving = state.serving.get(task.run.shape.models[task.node.id], ())
+    open_engines = [engine for engine in serving if engine.seats and placement.takes_calls(engine)]
+    engine = max(open_engines, key=lambda engine: sum(engine.tiers[own + 1 :]), default=None)
+    if engine is None or not sum(engine.tiers[own + 1 :]):
+        return None
+    assert task.call is not None
+    yielding = [other for other in engine.running if _yields(state, other, task.call, own, engine)]
+    if not yielding:
+        return None
+    victim = max(yielding, key=lambda other: (other.run.rank, other.run.arrival, other.id))
+    loser = victim.call
+    assert loser is not None
+    if may_move(state, loser):
+        move(state, victim)
+    else:
+        load.push_out(engine, loser, True)
+        loser.moves += 1
+        state.out.append(Preempt(victim.run.id, victim.id, victim.attempt, engine.id))
+    return engine
+
+
+def _yields(state: SchedulerState, other: Task, call: ModelCall, own: int, engine: Engine) -> bool:
+    """Is `other` of a less urgent tier than `own`, can it make way, and is there room for `call` then?"""
+    loser = other.call
+    assert loser is not None
+    if tier(other.run.level, state.config) <= own or loser.pushed_out or loser.rival is not None:
+        return False
+    can = may_move(state, loser) or (engine.can_preempt and loser.moves < state.config.pool.max_moves)
+    return can and placement.has_room(state, engine, call, without=loser)
