@@ -7,9 +7,9 @@ from typing import Any, overload
 from flowserve.errors import Problem
 from flowserve.graphs import settings
 from flowserve.graphs.declaration import AgentDecl, OutputExpr
-from flowserve.graphs.llm import SAMPLING, check_template, checked_sampling, io_schemas
+from flowserve.graphs.llm import check_template, checked_sampling, io_schemas
 from flowserve.graphs.nodes import Node, R, bound_of
-from flowserve.graphs.plan import Kind, LLMSpec, Retry, Template
+from flowserve.graphs.plan import SAMPLING, Kind, LLMSpec, Retry, Template
 from flowserve.graphs.signature import Parameter, Signature
 from flowserve.graphs.tool import ToolNode
 from flowserve.graphs.trace import Trace

@@ -7,8 +7,8 @@ from typing import Any
 from flowserve.errors import Problem
 from flowserve.graphs.declaration import AgentDecl
 from flowserve.graphs.dynamic import DynamicNode
-from flowserve.graphs.llm import checked_sampling
-from flowserve.graphs.plan import DynamicSpec, LLMSpec, Span, Template, ToolSpec
+from flowserve.graphs.llm import check_form, checked_sampling
+from flowserve.graphs.plan import SAMPLING, DynamicSpec, LLMSpec, Span, Template, ToolSpec
 from flowserve.graphs.tool import ToolNode
 
 FIX = "Correct the spec."
@@ -37,11 +37,11 @@ class Tables:
 
     def _llm(self, name: str, data: dict[str, Any]) -> LLMSpec:
         found: list[Problem] = []
-        keys = ("model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream")
-        sampling = checked_sampling(name, {k: data[k] for k in keys if k in data}, found)
-        self.problems.update(dict.fromkeys(found))
+        sampling = checked_sampling(name, {k: data[k] for k in SAMPLING if k in data}, found)
         params = self._schema(name, data["params"])
         output = self._schema(name, data["output"]) if "output" in data else None
+        check_form(name, output, sampling, found)
+        self.problems.update(dict.fromkeys(found))
         if name in self.outputs:
             self._note(name, "different names for llms and agents", "one name for both", "Rename one.")
         self.outputs[name] = output

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from flowserve.graphs.plan import (
+    SAMPLING,
     AgentSpec,
     Block,
     Const,
@@ -69,8 +70,7 @@ def _without_none(data: dict[str, Any]) -> dict[str, Any]:
 
 def _llm(spec: LLMSpec) -> dict[str, Any]:
     defaults = {f.name: f.default for f in dataclasses.fields(LLMSpec)}
-    sampling = ("model", "max_tokens", "temperature", "top_p", "top_k", "seed", "quality", "stream")
-    found: dict[str, Any] = {k: getattr(spec, k) for k in sampling if getattr(spec, k) != defaults[k]}
+    found: dict[str, Any] = {k: getattr(spec, k) for k in SAMPLING if k != "stop" and getattr(spec, k) != defaults[k]}
     if spec.stop:
         found["stop"] = list(spec.stop)
     if spec.output is not None:

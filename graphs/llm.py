@@ -14,13 +14,14 @@ from flowserve.errors import GraphError, Problem
 from flowserve.graphs import hints, settings, signature
 from flowserve.graphs.declaration import OutputExpr, ParamExpr
 from flowserve.graphs.nodes import Node, P, R
-from flowserve.graphs.plan import Kind, LLMSpec, Retry, Span, Template
+from flowserve.graphs.plan import SAMPLING, Kind, LLMSpec, Retry, Span, Template
 from flowserve.graphs.signature import Signature
 from flowserve.graphs.trace import Trace, current, tracing
 from flowserve.graphs.types import Message
 from flowserve.graphs.values import Value
 
 QUALITIES = ("exact", "balanced", "fast")
+LOSSES = ("restart", "continue", "fail")
 
 
 class _Given(BaseException):
@@ -115,6 +116,7 @@ class LLMNode(Node[P, R]):
         template = _read_template(self.fn, sig, problems)
         params, output = io_schemas(sig, problems)
         sampling = checked_sampling(name, self.sampling, problems)
+        check_form(name, output, sampling, problems)
         if self.settings.cache and sampling.get("temperature", 0) != 0 and sampling.get("seed") is None:
             came = f"cache=True with temperature={sampling['temperature']}"
             problems.append(
@@ -232,9 +234,6 @@ def check_template(source: object, sig: Signature, what: str, problems: list[Pro
     return spans
 
 
-SAMPLING = ("model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream")
-
-
 def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """Sampling settings for an LLMSpec; wrong ones are reported and left at their defaults."""
     rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -250,6 +249,10 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
         ),
         "quality": (f"one of {', '.join(QUALITIES)}", lambda v: v in QUALITIES),
         "stream": ("True or False", lambda v: isinstance(v, bool)),
+        "regex": ("a regular expression or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
+        "grammar": ("a Lark grammar or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
+        "thinking_budget": ("a number of tokens or None", lambda v: v is None or settings.is_count(v, 0, 1_000_000)),
+        "on_loss": (f"None or one of {', '.join(LOSSES)}", lambda v: v is None or v in LOSSES),
     }
     good: dict[str, Any] = {}
     for key, given in values.items():
@@ -262,6 +265,19 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
         else:
             good[key] = float(value) if key in ("temperature", "top_p") else value
     return good
+
+
+def check_form(name: str, output: dict[str, Any] | None, sampling: dict[str, Any], problems: list[Problem]) -> None:
+    """The form of the output is given once, and only text without a form can be gone on with in the middle."""
+    forms = [key for key in ("regex", "grammar") if sampling.get(key) is not None]
+    given = [*(["a typed result"] if output is not None else []), *(f"{form}=" for form in forms)]
+    if len(given) > 1:
+        came = " and ".join(given)
+        problems.append(Problem(name, "one form of the output at most", came, "Return str, and give one of them."))
+    if given and sampling.get("on_loss") == "continue":
+        came = f"on_loss='continue' with {given[0]}"
+        remedy = "Use 'restart' or 'fail': constrained decoding cannot begin in the middle."
+        problems.append(Problem(name, "text that another engine can go on with", came, remedy))
 
 
 @overload
@@ -281,6 +297,10 @@ def llm(
     stop: str | list[str] | tuple[str, ...] = (),
     quality: str = "exact",
     stream: bool = True,
+    regex: str | None = None,
+    grammar: str | None = None,
+    thinking_budget: int | None = None,
+    on_loss: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -301,6 +321,10 @@ def llm(
     stop: str | list[str] | tuple[str, ...] = (),
     quality: str = "exact",
     stream: bool = True,
+    regex: str | None = None,
+    grammar: str | None = None,
+    thinking_budget: int | None = None,
+    on_loss: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -308,7 +332,9 @@ def llm(
     """Declare a model call: typed parameters, a body that calls `fs.prompt(...)`, a typed result.
 
     A result type other than `str` makes the model answer in JSON of that type. `retry=2` means two more tries;
-    `timeout` is seconds of one try; `quality` is how much approximation is allowed (`exact` is none).
+    `timeout` is seconds of one try; `quality` is how much approximation is allowed (`exact` is none). `regex` or
+    `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
+    is lost: `restart`, `continue` elsewhere, or `fail`.
     """
     sampling: dict[str, Any] = {
         "model": model,
@@ -320,6 +346,10 @@ def llm(
         "stop": stop,
         "quality": quality,
         "stream": stream,
+        "regex": regex,
+        "grammar": grammar,
+        "thinking_budget": thinking_budget,
+        "on_loss": on_loss,
     }
 
     def declare(fn: Callable[P, R]) -> LLMNode[P, R]:

@@ -239,6 +239,22 @@ class LLMSpec:
     quality: str = "exact"
     """How much approximation the author allows: `exact`, `balanced`, `fast`."""
     stream: bool = True
+    regex: str | None = None
+    """What the whole text must match; None: anything."""
+    grammar: str | None = None
+    """A grammar in Lark's syntax that the whole text must follow; None: none."""
+    thinking_budget: int | None = None
+    """Most tokens between a reasoning model's thinking marks; None: no bound."""
+    on_loss: str | None = None
+    """What becomes of a call that has written something when its engine is lost: `restart`, `continue`, `fail`. None:
+    `continue` where that gives what an undisturbed call may give, else `restart`."""
+
+
+SAMPLING = (
+    "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream", "regex", "grammar",
+    "thinking_budget", "on_loss",
+)  # fmt: skip
+"""Fields of LLMSpec that an author sets by keyword."""
 
 
 @dataclass(frozen=True, slots=True)
