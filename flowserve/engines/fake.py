@@ -67,7 +67,7 @@ class FakeEngine(BaseEngine):
     token_delay_s: seconds between tokens.
     kv_tokens: what its memory is said to hold, 0 for unknown; `status` counts prompts and output against it.
 
-    `crash`, `stall` and `go_on` are faults for tests of pools; a crashed engine can be started again.
+    `crash`, `stall` and `go_on` are faults for tests of pools; a crashed engine is started again while it is `startable`.
     clock: where delays pass; a ManualTime for tests without real sleeping. None is real time.
     """
 
@@ -109,6 +109,8 @@ class FakeEngine(BaseEngine):
             deterministic_seed=True,
             restart=True,
         )
+        self.startable = True
+        """Set to False to see what a start that fails leads to."""
         self.starts = 0
         """Times that it was started."""
         self.reprioritised: list[tuple[str, int]] = []
@@ -137,7 +139,9 @@ class FakeEngine(BaseEngine):
         return self._tokenizer
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Nothing to load. Raises EngineError while `startable` is False."""
+        if not self.startable:
+            raise EngineError(f"engine '{self._id}' does not start")
         self.starts += 1
         self._down = ""
         self._moving.set()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flowserve.clock import Clock
@@ -24,14 +25,17 @@ from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
 from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
 from flowserve.graphs.plan import Kind
-from flowserve.ids import FrameId, RunId, Seconds
+from flowserve.ids import EngineId, FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, local
 from flowserve.runtime.cache import ResultCache
-from flowserve.runtime.execute import Executor
+from flowserve.runtime.collected import Collected
+from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
 from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.frames import Frame
+from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.reporting import Reporter
+from flowserve.runtime.residency import PrefixNumbers
 from flowserve.runtime.run import Run, TaskState, ended_error
 from flowserve.runtime.threads import Threads
 
@@ -46,14 +50,14 @@ class Driver:
 
     def __init__(
         self,
-        engines: Sequence[Engine],
+        engines: Sequence[Engine | Seat],
         retrieval: RetrievalService | None,
         config: RuntimeConfig,
         clock: Clock,
         ended: Callable[[Run], None],
         log_line: Callable[[str], object] | None,
     ) -> None:
-        self.engines = {engine.id: engine for engine in engines}
+        self.pool = Pool(engines, PrefixNumbers(config.pool.prefix_tokens), self.post, self._spawn)
         self.live: dict[RunId, Run] = {}
         self.state = SchedulerState(
             Config(
@@ -61,6 +65,8 @@ class Driver:
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
                 search_window=config.search_window,
+                measure=True,
+                pool=config.pool,
             )
         )
         self._log = LogWriter(log_line, self.state.config) if log_line is not None else None
@@ -68,7 +74,7 @@ class Driver:
         self._clock = clock
         self._ended = ended
         self._threads = Threads(config.tool_window)
-        self._executor = Executor(self.engines, retrieval, self._threads, self._delta)
+        self._executor = Executor(self.pool, retrieval, self._threads, self._delta)
         self._cache = ResultCache(config.cache_entries)
         self._queue: deque[e.Event] = deque()
         self._draining = False
@@ -133,10 +139,12 @@ class Driver:
         if self._queue and not self._draining:
             self._drain()
 
-    def announce(self, engine: Engine) -> None:
-        """Tell the scheduler how an engine is: up or not, what it serves, how many calls it wants."""
-        status = engine.status()
-        self.post(e.EngineChanged(engine.id, status.up, (*engine.capabilities.models, ""), status.window))
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something until the runtime closes."""
+        job = self._loop().create_task(coroutine)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return job
 
     async def close(self) -> None:
         """Stop every job and wait for it. Events that still wait are handled first: cancelled runs end here."""
@@ -171,7 +179,11 @@ class Driver:
 
     def _reject(self, command: c.Reject) -> None:
         run = self.live.pop(command.run)
-        message = f"{len(self.live)} runs are live, which is the limit; try again in {command.retry_after_s:.0f} s"
+        again = f"try again in {command.retry_after_s:.0f} s"
+        if command.outage:
+            message = f"no engine is up for what '{run.program.plan.name}' calls ({self.pool.ready()[1]}); {again}"
+        else:
+            message = f"{len(self.live)} runs are live, which is the limit; {again}"
         run.accepted.set_exception(Overloaded(message, command.retry_after_s))
 
     def _complete(self, command: c.Complete) -> None:
@@ -213,6 +225,33 @@ class Driver:
 
     # --- commands: tasks --------------------------------------------------------------------------------------
 
+    def _measure(self, command: c.Measure) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        if command.parent is not None:
+            task.parent = run.tasks[command.parent]
+        try:
+            task.prompt = self._executor.prompt(run, task, command.last)
+            if task.prompt.chars > LONG_PROMPT_CHARS:
+                self._spawn(self._measure_aside(run, task))
+            else:
+                self.post(self._executor.size(run, task, 1))
+        except FlowServeError as error:
+            self._not_measured(run, task, error)
+
+    async def _measure_aside(self, run: Run, task: TaskState) -> None:
+        """A long prompt is tokenised in a thread, so that the loop does not stand still."""
+        try:
+            self.post(await self._threads.call(self._executor.size, run, task, 1))
+        except FlowServeError as error:
+            self._not_measured(run, task, error)
+        except Exception as error:  # noqa: BLE001  # a tokenizer may fail in any way; its run fails, the loop goes on
+            self._not_measured(run, task, self._internal(run, error))
+
+    def _not_measured(self, run: Run, task: TaskState, error: FlowServeError) -> None:
+        task.error = error
+        self.post(e.TaskFailed(run.id, task.id, 1, code_of(error)))
+
     def _dispatch(self, command: c.Dispatch) -> None:
         run = self.live[command.run]
         task = run.tasks[command.task]
@@ -221,6 +260,10 @@ class Driver:
         task.record.engine = command.engine
         if command.parent is not None:
             task.parent = run.tasks[command.parent]
+        if command.engine is not None:
+            if not command.resume:
+                task.collected = Collected()
+            task.streams, task.held = {command.engine: task.collected}, None
         if command.role is Role.NODE and task.node.kind in local.EVALUATED:
             self._answer(task, command.run, lambda: local.begin(run, task))
         else:
@@ -271,9 +314,55 @@ class Driver:
     def _cancel(self, command: c.Cancel) -> None:
         run = self.live.get(command.run)
         task = run.tasks.get(command.task) if run is not None else None
-        if task is not None and task.job is not None:
-            task.job.cancel()
-            task.job = None
+        if task is not None:
+            for job in task.jobs.values():
+                job.cancel()
+            task.jobs.clear()
+
+    # --- commands: engines ------------------------------------------------------------------------------------
+
+    def _hedge(self, command: c.Hedge) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        assert task.record.engine is not None
+        first = EngineId(task.record.engine)
+        task.streams[command.engine] = Collected()
+        task.held = {first: [], command.engine: []}
+        self.pool.members[command.engine].counts["hedges"] += 1
+        assert task.dispatch is not None
+        self._start(run, task, replace(task.dispatch, engine=command.engine))
+
+    def _choose(self, command: c.Choose) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        job = task.jobs.pop(command.other, None)
+        if job is not None:
+            job.cancel()
+        held, task.held = (task.held or {}).get(command.engine, []), None
+        task.collected = task.streams[command.engine]
+        task.streams = {command.engine: task.collected}
+        task.record.engine = command.engine
+        for output in held:
+            self._show(run, task, output)
+
+    def _reprioritise(self, command: c.Reprioritise) -> None:
+        engine = self.pool.engine(command.engine)
+        self.pool.aside(engine.reprioritise(_call_id(command), command.priority))
+
+    def _preempt(self, command: c.Preempt) -> None:
+        self.pool.members[command.engine].counts["preempted"] += 1
+        self.pool.aside(self.pool.engine(command.engine).preempt(_call_id(command)))
+
+    def _probe(self, command: c.Probe) -> None:
+        self.pool.probe(command.engine)
+
+    def _restart(self, command: c.Restart) -> None:
+        self.pool.restart(command.engine)
+
+    def _shut(self, command: c.Close) -> None:
+        self.pool.shut(command.engine)
+
+    # --- commands: observers and time -------------------------------------------------------------------------
 
     def _mark(self, command: c.Mark) -> None:
         run = self.live[command.run]
@@ -294,10 +383,8 @@ class Driver:
     # --- jobs: work that takes time -----------------------------------------------------------------------------
 
     def _start(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
-        job = self._loop().create_task(self._job(run, task, command))
-        task.job = job
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        task.dispatch = command
+        task.jobs[command.engine] = self._spawn(self._job(run, task, command))
 
     async def _job(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
         """Do the work, then say how it ended. A cancelled job says nothing: the scheduler knows."""
@@ -310,12 +397,13 @@ class Driver:
                 error = self._internal(run, error)
             if task.attempt == command.attempt:
                 task.error = error
-            event = e.TaskFailed(run.id, task.id, command.attempt, code_of(error), retry_after(error))
+            code, pause = code_of(error), retry_after(error)
+            event = e.TaskFailed(run.id, task.id, command.attempt, code, pause, command.engine)
         if task.attempt == command.attempt:
-            task.job = None
+            task.jobs.pop(command.engine, None)
         self.post(event)
         if isinstance(event, e.TaskFailed) and event.code is e.Code.ENGINE_LOST and command.engine is not None:
-            self.announce(self.engines[command.engine])
+            self.pool.lost(command.engine)
 
     def _internal(self, run: Run, error: Exception) -> InternalError:
         made = InternalError(f"{type(error).__name__}: {error}", story(self.state, run.id))
@@ -329,7 +417,7 @@ class Driver:
             assert task.parent is not None
             task.parent.value, task.parent.pending = answer, calls
             tools = tuple(task.parent.conversation.index(call.name) for call in calls)
-            return _with_tokens(done, task, tools)
+            return self._answered(run, task, command, tools)
         if task.role is Role.TOOL:
             await self._executor.agent_tool(run, task, self._progress)
             return done
@@ -338,7 +426,14 @@ class Driver:
         else:
             value = await self._cached(run, task, command)
         task.frame.values[task.node.id] = value
-        return _with_tokens(done, task)
+        return done if command.engine is None else self._answered(run, task, command)
+
+    def _answered(self, run: Run, task: TaskState, command: c.Dispatch, tools: tuple[int, ...] = ()) -> e.TaskFinished:
+        """A model call has ended well: what it took, and what its engine holds now."""
+        assert command.engine is not None
+        taken = (task.record.tokens_in, task.record.tokens_out)
+        held = self._executor.held(run, task, command.engine)
+        return e.TaskFinished(run.id, task.id, command.attempt, *taken, tools, held, command.engine)
 
     async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
         """A node with `cache=True` and equal arguments is answered from memory; same tenant, same workflow version."""
@@ -361,14 +456,22 @@ class Driver:
 
     # --- what goes out --------------------------------------------------------------------------------------------
 
-    def _delta(self, run: Run, task: TaskState, attempt: int, output: Output) -> None:
+    def _delta(self, run: Run, task: TaskState, command: c.Dispatch, collected: Collected, output: Output) -> None:
         """An engine sent something: tell the scheduler how much, and the run's readers what."""
-        if task.attempt != attempt or run.done:
+        collected.add(output)
+        engine = command.engine
+        if task.attempt != command.attempt or run.done or engine not in task.streams:
             return
-        if task.record.first_token_s is None and output.token_ids:
+        if task.held is not None and engine is not None:
+            task.held[engine].append(output)
+        else:
+            self._show(run, task, output)
+        if output.count:
+            self.post(e.TokensProduced(run.id, task.id, command.attempt, output.count, engine))
+
+    def _show(self, run: Run, task: TaskState, output: Output) -> None:
+        if task.record.first_token_s is None and output.count:
             task.record.first_token_s = self._clock.now() - run.created
-        if output.token_ids:
-            self.post(e.TokensProduced(run.id, task.id, attempt, len(output.token_ids)))
         data: dict[str, Any] = {"text": output.text, "result": task.node.id in run.streamed}
         if run.raw is not None:
             data["text"] = run.raw.shown(output)
@@ -386,14 +489,18 @@ class Driver:
             self.reporter.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
 
 
-def _with_tokens(event: e.TaskFinished, task: TaskState, tools: tuple[int, ...] = ()) -> e.TaskFinished:
-    record = task.record
-    return e.TaskFinished(event.run, event.task, event.attempt, record.tokens_in, record.tokens_out, tools)
+def _call_id(command: c.Reprioritise | c.Preempt) -> str:
+    return f"{command.run}/{command.task}/{command.attempt}"
 
 
 _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.OpenFrame: Driver._open_frame,
+    c.Measure: Driver._measure,
     c.Dispatch: Driver._dispatch,
+    c.Hedge: Driver._hedge,
+    c.Choose: Driver._choose,
+    c.Reprioritise: Driver._reprioritise,
+    c.Preempt: Driver._preempt,
     c.Evaluate: Driver._evaluate,
     c.Label: Driver._label,
     c.Join: Driver._join,
@@ -404,5 +511,8 @@ _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.Complete: Driver._complete,
     c.Fail: Driver._fail,
     c.Reject: Driver._reject,
+    c.Probe: Driver._probe,
+    c.Restart: Driver._restart,
+    c.Close: Driver._shut,
     c.WakeAt: Driver._wake_at,
 }

@@ -7,24 +7,27 @@ chooses: where, when, how often and how long come with the command.
 import inspect
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.core.commands import Dispatch
-from flowserve.engines.base import Call, Engine, Finish, Logprob, Output
+from flowserve.core import events as e
+from flowserve.core.commands import Dispatch, Role
+from flowserve.engines.base import Call, Engine, Finish, Output
 from flowserve.engines.chat import PromptMessage
+from flowserve.engines.detok import TextStream
 from flowserve.engines.tools import AnswerStream, ToolFormat, calls_message, result_message
-from flowserve.errors import EngineError, FlowServeError, RetrievalError
+from flowserve.errors import EngineLost, FlowServeError, RetrievalError
 from flowserve.graphs.context import listening
 from flowserve.graphs.plan import LLMSpec, ToolSpec
 from flowserve.graphs.types import ToolCall
 from flowserve.ids import EngineId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
+from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import raised, told_of
-from flowserve.runtime.prompts import Conversation, PromptFormats
+from flowserve.runtime.pool import Pool
+from flowserve.runtime.prompts import Conversation, Prompt, PromptFormats, RawCall
 from flowserve.runtime.records import Choice, Generation
 from flowserve.runtime.run import Run, TaskState
 from flowserve.runtime.threads import Threads
@@ -32,62 +35,82 @@ from flowserve.runtime.threads import Threads
 LONG_PROMPT_CHARS = 16_000
 """Longer prompts are tokenised in a thread, so that the loop does not stand still."""
 
-Delta = Callable[[Run, TaskState, int, Output], None]
-"""Called on the loop with the attempt for every output of an engine."""
+Delta = Callable[[Run, TaskState, Dispatch, Collected, Output], None]
+"""Called on the loop for every output of an engine; it belongs to the dispatched execution, and into the Collected."""
 Emit = Callable[[Run, TaskState, Any], None]
 """Called, from any thread, with what a tool or dynamic node passes to `fs.emit`."""
-
-
-@dataclass(slots=True)
-class Collected:
-    """What a call produced, choice by choice."""
-
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    logprobs: dict[int, list[Logprob]] = field(default_factory=dict)
-    finish: dict[int, Finish] = field(default_factory=dict)
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cached: int = 0
-
-    def add(self, output: Output) -> None:
-        self.texts.setdefault(output.index, []).append(output.text)
-        self.logprobs.setdefault(output.index, []).extend(output.logprobs)
-        self.tokens_in = max(self.tokens_in, output.prompt_tokens)
-        self.cached = max(self.cached, output.cached_tokens)
-        self.tokens_out += len(output.token_ids)
-        if output.finish is not None:
-            self.finish[output.index] = output.finish
-
-    def text(self, index: int = 0) -> str:
-        return "".join(self.texts.get(index, ()))
 
 
 class Executor:
     """Does the work of dispatched tasks with the engines, tools and indexes it was given."""
 
-    def __init__(
-        self, engines: Mapping[EngineId, Engine], retrieval: RetrievalService | None, threads: Threads, on_delta: Delta
-    ) -> None:
-        self._engines = engines
+    def __init__(self, pool: Pool, retrieval: RetrievalService | None, threads: Threads, on_delta: Delta) -> None:
+        self._pool = pool
         self._threads = threads
         self._retrieval = retrieval
         self._on_delta = on_delta
         self._formats = PromptFormats()
 
-    async def llm(self, run: Run, task: TaskState, command: Dispatch) -> Any:
-        """An LLM node: the parsed output."""
+    # --- model calls ----------------------------------------------------------------------------------------
+
+    def prompt(self, run: Run, task: TaskState, last: bool) -> Prompt:
+        """The model call that a task makes: of an LLM node, of an agent's step, or of a client without a workflow.
+
+        Raises FlowServeError for values that cannot be rendered.
+        """
+        if run.raw is not None:
+            return _raw_prompt(run.raw)
+        if task.role is Role.STEP:
+            assert task.parent is not None
+            talk = self._conversation(run, task.parent)
+            _hear(talk, task.parent)
+            format = talk.last_format if last else talk.format
+            return self._node_prompt(run, task, talk.spec, talk.messages, format.schema)
         spec = run.program.plan.llms[task.node.target]
         messages = prompts.template_messages(spec, task.frame.arguments(task.node))
-        collected = await self._generate(run, task, command, spec, messages, spec.output)
-        return run.program.parse_output(spec.name, collected.text())
+        return self._node_prompt(run, task, spec, messages, spec.output)
+
+    def _node_prompt(
+        self, run: Run, task: TaskState, spec: LLMSpec, messages: list[PromptMessage], schema: dict[str, Any] | None
+    ) -> Prompt:
+        sampling, model = prompts.sampling_of(spec, run, task)
+        return Prompt(tuple(messages), None, sampling, model, schema, spec.regex, spec.grammar, spec.on_loss)
+
+    def size(self, run: Run, task: TaskState, attempt: int) -> e.Measured:
+        """How large `task.prompt` is, for the engines that serve its model. May be called in any thread."""
+        prompt: Prompt = task.prompt
+        limit = prompt.sampling.max_tokens * prompt.sampling.n
+        tokenizer = self._pool.tokenizer(prompt.model)
+        if tokenizer is None:  # no engine has been up yet: it is measured by the one that it goes to
+            return e.Measured(run.id, task.id, attempt, 0, limit, prompt.sampling.n)
+        ids = [i for segment in self._formats.segments(prompt, tokenizer) for i in segment.ids]
+        root = self._pool.numbers.root(run.tenant, self._pool.adapter(prompt.model))
+        loss = prompt.loss(self._pool.interchangeable(prompt.model))
+        prefix = self._pool.numbers.of(root, ids)
+        return e.Measured(run.id, task.id, attempt, len(ids), limit, prompt.sampling.n, loss, prefix)
+
+    def held(self, run: Run, task: TaskState, engine: EngineId) -> tuple[int, ...]:
+        """Prefixes that the cache of `engine` holds after it answered: of prompt and answer together."""
+        prompt: Prompt = task.prompt
+        ids = task.collected.ids
+        if prompt.sampling.n > 1 or not ids:
+            return ()
+        segments = self._formats.segments(prompt, self._pool.engine(engine).tokenizer)
+        whole = [*(i for segment in segments for i in segment.ids), *ids[:-1]]
+        root = self._pool.numbers.root(run.tenant, self._pool.adapter(prompt.model))
+        return self._pool.numbers.of(root, whole)
+
+    async def llm(self, run: Run, task: TaskState, command: Dispatch) -> Any:
+        """An LLM node: the parsed output."""
+        collected = await self._collect(run, task, command)
+        return run.program.parse_output(run.program.plan.llms[task.node.target].name, collected.text())
 
     async def step(self, run: Run, task: TaskState, command: Dispatch) -> tuple[list[ToolCall], Any]:
         """One model call of an agent: the tools it wants, or none and its answer."""
         assert task.parent is not None
         talk = self._conversation(run, task.parent)
-        _hear(talk, task.parent)
         format = talk.last_format if command.last else talk.format
-        collected = await self._generate(run, task, command, talk.spec, talk.messages, format.schema)
+        collected = await self._collect(run, task, command)
         turn = format.parse(collected.text())
         if turn.calls:
             talk.messages.append(calls_message(turn.calls, parallel=True))
@@ -114,22 +137,9 @@ class Executor:
     async def raw(self, run: Run, task: TaskState, command: Dispatch) -> Generation:
         """A model call from outside any workflow."""
         raw: prompts.RawCall = run.raw
-        raw.streams.clear()
-        sampling = raw.sampling
-        engine = self._engine(command)
-        if raw.prompt is not None:
-            segments = prompts.plain_segments(engine, raw.prompt)
-        else:
-            messages = [prompts.from_message(message) for message in raw.messages or ()]
-            if raw.tools is not None:
-                messages = prompts.instructed(messages, raw.tools.instructions)
-            segments = self._formats.segments(engine, messages)
-            sampling = self._formats.stopped(engine, sampling)
-        schema = raw.tools.schema if raw.tools is not None else raw.schema
-        call = prompts.call_for(
-            run, task, engine, segments, sampling, raw.model, schema, command.priority, command.timeout_s
-        )
-        collected = await self._collect(run, task, engine, call)
+        if not command.resume:
+            raw.streams.clear()
+        collected = await self._collect(run, task, command)
         return Generation(
             model=raw.model,
             choices=tuple(_choice(collected, i, raw.tools) for i in range(raw.sampling.n)),
@@ -138,44 +148,30 @@ class Executor:
             cached_tokens=collected.cached,
         )
 
-    async def _generate(
-        self,
-        run: Run,
-        task: TaskState,
-        command: Dispatch,
-        spec: LLMSpec,
-        messages: list[PromptMessage],
-        schema: dict[str, Any] | None,
-    ) -> Collected:
-        engine = self._engine(command)
-        if sum(len(piece.text) for message in messages for piece in message.pieces) > LONG_PROMPT_CHARS:
-            segments = await self._threads.call(self._formats.segments, engine, messages)
+    async def _collect(self, run: Run, task: TaskState, command: Dispatch) -> Collected:
+        """Run the task's call to its end. Closing the iterator, also by cancellation, aborts it at the engine."""
+        assert command.engine is not None
+        engine = self._pool.engine(command.engine)
+        prompt: Prompt = task.prompt
+        if engine.tokenizer.fingerprint not in prompt.segments and prompt.chars > LONG_PROMPT_CHARS:
+            await self._threads.call(self._formats.segments, prompt, engine.tokenizer)
+        model = self._pool.own_name(command.engine, prompt.model)
+        call = prompts.call_of(run, task, prompt, engine, self._formats, model, command)
+        collected = task.streams[command.engine]
+        if len(call.resumed) >= call.sampling.max_tokens:  # its engine was lost between the last token and the end
+            self._on_delta(run, task, command, collected, _last_words(call, engine, collected))
         else:
-            segments = self._formats.segments(engine, messages)
-        sampling, model = prompts.sampling_of(spec, run, task)
-        sampling = self._formats.stopped(engine, sampling)
-        call = prompts.call_for(
-            run, task, engine, segments, sampling, model, schema, command.priority, command.timeout_s
-        )
-        return await self._collect(run, task, engine, call)
-
-    async def _collect(self, run: Run, task: TaskState, engine: Engine, call: Call) -> Collected:
-        """Run `call` to its end. Closing the iterator, also by cancellation, aborts it at the engine."""
-        collected, attempt = Collected(), task.attempt
-        async with aclosing(engine.generate(call)) as outputs:  # type: ignore[type-var]
-            async for output in outputs:
-                collected.add(output)
-                self._on_delta(run, task, attempt, output)
+            async with aclosing(engine.generate(call)) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    self._on_delta(run, task, command, collected, output)
         if len(collected.finish) < call.sampling.n or Finish.ABORT in collected.finish.values():
-            raise EngineError(f"engine {engine.id} ended call {call.id} without finishing it")
+            raise EngineLost(f"engine {engine.id} ended call {call.id} without finishing it")
         record = task.record
         record.tokens_in, record.tokens_out = collected.tokens_in, collected.tokens_out
         record.cached_tokens = collected.cached
         return collected
 
-    def _engine(self, command: Dispatch) -> Engine:
-        assert command.engine is not None
-        return self._engines[command.engine]
+    # --- everything else ------------------------------------------------------------------------------------
 
     async def tool(self, run: Run, task: TaskState, emit: Emit) -> Any:
         """A TOOL node: the checked result."""
@@ -222,6 +218,23 @@ class Executor:
         values = task.frame.arguments(task.node)
         index = run.program.plan.searches[task.node.target].index
         return await self._retrieval.search(index, values["query"], values["k"])
+
+
+def _raw_prompt(raw: RawCall) -> Prompt:
+    schema = raw.tools.schema if raw.tools is not None else raw.schema
+    if raw.prompt is not None:
+        return Prompt(None, raw.prompt, raw.sampling, raw.model, schema)
+    messages = [prompts.from_message(message) for message in raw.messages or ()]
+    if raw.tools is not None:
+        messages = prompts.instructed(messages, raw.tools.instructions)
+    return Prompt(tuple(messages), None, raw.sampling, raw.model, schema)
+
+
+def _last_words(call: Call, engine: Engine, collected: Collected) -> Output:
+    """The end of a call that had written all it may: whatever text was still held back."""
+    stream = TextStream(engine.tokenizer.decode, call.sampling.stop)
+    text = stream.push(call.resumed) + stream.finish()
+    return Output(text=text[len(collected.text()) :], finish=Finish.STOP if stream.stopped else Finish.LENGTH)
 
 
 def _in_thread(what: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -39,6 +39,9 @@ def retry_after(error: BaseException) -> float | None:
 _TEXTS: dict[Code, str] = {
     Code.LIMIT: "a declared bound was passed",
     Code.ENGINE_LOST: "the engine went away",
+    Code.STALLED: "the engine stood still",
+    Code.OVERLOADED: "the engine had no room",
+    Code.MOVED: "it goes on at another engine",
     Code.REQUEST: "no engine serves the model that the node asks for",
 }
 _BOUNDS = {
@@ -64,6 +67,7 @@ def error_for(code: Code, message: str) -> errors.FlowServeError:
         Code.RETRIEVAL: errors.RetrievalError,
         Code.OUTPUT_INVALID: errors.OutputInvalid,
         Code.ENGINE_LOST: errors.EngineLost,
+        Code.STALLED: errors.EngineLost,
         Code.REQUEST: errors.RequestError,
         Code.LIMIT: errors.RequestError,
         Code.TIMEOUT: errors.RunTimedOut,

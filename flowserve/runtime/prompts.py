@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flowserve.engines.base import Call, Engine, Origin, Output, Sampling, Segment
+from flowserve.core.commands import Dispatch
+from flowserve.core.events import Loss
+from flowserve.engines.base import Call, Engine, Origin, Output, Sampling, Segment, Tokenizer
 from flowserve.engines.chat import ChatFormat, MessageCall, Piece, PromptMessage
 from flowserve.engines.tools import AnswerStream, Tool, ToolFormat
 from flowserve.errors import InputError
@@ -41,6 +43,49 @@ class RawCall:
         if self.tools is None:
             return output.text
         return self.streams.setdefault(output.index, AnswerStream()).push(output.text)
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A model call that has no engine yet."""
+
+    messages: tuple[PromptMessage, ...] | None
+    text: str | None
+    """Instead of messages: goes to the model as it is."""
+    sampling: Sampling
+    model: str
+    """As the node or the client named it: a model, a role, or "" for the default."""
+    schema: dict[str, Any] | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    on_loss: str | None = None
+    """As the author said; None: nothing."""
+    segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
+    """By fingerprint of the tokenizer that made them."""
+
+    @property
+    def chars(self) -> int:
+        """Length of the text to be tokenised, without the chat format."""
+        if self.text is not None:
+            return len(self.text)
+        return sum(len(piece.text) for message in self.messages or () for piece in message.pieces)
+
+    @property
+    def resumable(self) -> bool:
+        """Can it be begun in the middle at all?"""
+        return self.sampling.n == 1 and self.schema is None and self.regex is None and self.grammar is None
+
+    def loss(self, interchangeable: bool) -> Loss:
+        """What becomes of it when an engine is lost in it. `interchangeable`: others can go on with an engine's tokens.
+
+        Where nobody said: it goes on, unless its draws have a seed, which only a call from the start can honour.
+        """
+        if self.on_loss in (Loss.RESTART, Loss.FAIL):
+            return Loss(self.on_loss)
+        if not interchangeable or not self.resumable:
+            return Loss.RESTART
+        seeded = self.sampling.temperature > 0 and self.sampling.seed is not None
+        return Loss.RESTART if seeded and self.on_loss is None else Loss.CONTINUE
 
 
 @dataclass(slots=True)
@@ -114,6 +159,7 @@ def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str
         top_k=spec.top_k,
         seed=spec.seed,
         stop=spec.stop,
+        thinking_budget=spec.thinking_budget,
     )
     sampling = replace(sampling, **changes)
     base = sampling.seed if sampling.seed is not None else run.options.seed
@@ -154,49 +200,65 @@ def offered(tools: Sequence[ToolSpec]) -> tuple[Tool, ...]:
 
 
 class PromptFormats:
-    """Chat formats by engine; each is compiled once."""
+    """Chat formats by tokenizer; each is compiled once. Thread-safe after the first use of a tokenizer."""
 
     def __init__(self) -> None:
         self._formats: dict[str, ChatFormat] = {}
 
-    def of(self, engine: Engine) -> ChatFormat:
-        if engine.id not in self._formats:
-            self._formats[engine.id] = ChatFormat(engine.tokenizer)
-        return self._formats[engine.id]
+    def of(self, tokenizer: Tokenizer) -> ChatFormat:
+        key = tokenizer.fingerprint
+        if key not in self._formats:
+            self._formats[key] = ChatFormat(tokenizer)
+        return self._formats[key]
 
-    def stopped(self, engine: Engine, sampling: Sampling) -> Sampling:
-        """`sampling` that also ends where a model without a chat template would begin the next turn."""
-        stop = self.of(engine).stop
-        return replace(sampling, stop=(*sampling.stop, *stop)) if stop else sampling
+    def segments(self, prompt: Prompt, tokenizer: Tokenizer) -> tuple[Segment, ...]:
+        """The prompt as `tokenizer` reads it; made once per tokenizer."""
+        key = tokenizer.fingerprint
+        found = prompt.segments.get(key)
+        if found is None:
+            if prompt.text is not None:
+                found = plain_segments(tokenizer, prompt.text)
+            else:
+                found = self.of(tokenizer).segments(prompt.messages or ())
+            prompt.segments[key] = found
+        return found
 
-    def segments(self, engine: Engine, messages: Sequence[PromptMessage]) -> tuple[Segment, ...]:
-        return self.of(engine).segments(messages)
+    def stopped(self, prompt: Prompt, tokenizer: Tokenizer) -> Sampling:
+        """Sampling that also ends where a model without a chat template would begin the next turn."""
+        stop = self.of(tokenizer).stop if prompt.text is None else ()
+        return replace(prompt.sampling, stop=(*prompt.sampling.stop, *stop)) if stop else prompt.sampling
 
 
-def plain_segments(engine: Engine, text: str) -> tuple[Segment, ...]:
+def plain_segments(tokenizer: Tokenizer, text: str) -> tuple[Segment, ...]:
     """A completion prompt: the text as it is, behind the model's begin-of-sequence token where it has one."""
     segments = []
-    bos = engine.tokenizer.special_tokens.get("bos_token", "")
+    bos = tokenizer.special_tokens.get("bos_token", "")
     if bos and not text.startswith(bos):
-        segments.append(Segment(tuple(engine.tokenizer.encode_template(bos)), Origin.TEMPLATE, bos))
-    segments.append(Segment(tuple(engine.tokenizer.encode(text)), Origin.VALUE, text))
+        segments.append(Segment(tuple(tokenizer.encode_template(bos)), Origin.TEMPLATE, bos))
+    segments.append(Segment(tuple(tokenizer.encode(text)), Origin.VALUE, text))
     return tuple(segments)
 
 
-def call_for(
-    run: Run, task: TaskState, engine: Engine, segments: tuple[Segment, ...], sampling: Sampling, model: str,
-    schema: dict[str, Any] | None, priority: int, timeout_s: float | None,
-) -> Call:  # fmt: skip
-    """The request for one execution of a model call."""
+def call_of(
+    run: Run, task: TaskState, prompt: Prompt, engine: Engine, formats: PromptFormats, model: str, dispatch: Dispatch
+) -> Call:
+    """The request for one execution of a model call at `engine`, which calls its model `model`."""
+    tokenizer = engine.tokenizer
     return Call(
-        id=f"{run.id}/{task.record.task}/{task.attempt}",
-        segments=segments,
-        sampling=sampling,
+        id=f"{run.id}/{task.record.task}/{dispatch.attempt}",
+        segments=formats.segments(prompt, tokenizer),
+        sampling=formats.stopped(prompt, tokenizer),
         model=model,
-        priority=priority,
-        schema=schema,
-        timeout_s=timeout_s,
+        priority=dispatch.priority,
+        schema=prompt.schema,
+        regex=prompt.regex,
+        grammar=prompt.grammar,
+        timeout_s=dispatch.timeout_s,
         session=run.options.session or run.id,
+        keep_s=dispatch.keep_s,
         tenant=run.tenant,
+        resumed=tuple(task.collected.ids) if dispatch.resume else (),
+        stream=run.options.stream and task.node.id in run.streamed,
+        messages=prompt.messages,
         meta={"workflow": run.program.plan.name, "run": run.id, "node": task.node.name, "label": task.record.label},
     )

@@ -27,6 +27,8 @@ class SubmitOptions:
     """LLM node name (`"*"`: every) -> sampling fields: max_tokens, temperature, top_p, top_k, seed, stop, model."""
     seed: int | None = None
     """Default seed of every sampled node of the run; node and choice numbers are mixed in."""
+    stream: bool = True
+    """Somebody reads along. False: engines may send what they write in larger pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class RunEvent:
     """One thing that happened in a run, in order, from 1. Kept until the run is forgotten.
 
     type: run.created run.started node.ready node.started node.delta node.completed node.failed node.retrying
-    node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
+    node.continued node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
     Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
-    belongs to what the run returns. Exactly one terminal `run.*` event comes last.
+    belongs to what the run returns. After `node.retrying` the deltas of that node begin anew; after `node.continued`
+    (data {"kept_tokens", ...}) they go on, from another engine. Exactly one terminal `run.*` event comes last.
     """
 
     seq: int

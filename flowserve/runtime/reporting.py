@@ -52,6 +52,8 @@ class Reporter:
         elif mark.status is Status.RUNNING:
             record.started_s = now
             data = {"attempt": record.attempt}
+            if task.continues:
+                data["continues"], task.continues = True, False
         elif mark.status is Status.COMPLETED:
             record.ended_s = now
             data = local.completed_data(run, task)
@@ -62,6 +64,12 @@ class Reporter:
             data = {"code": code.value, "message": record.error, "attempt": record.attempt}
             if mark.status is Status.FAILED:
                 run.note_error(task, record.error)
+        elif mark.status is Status.CONTINUED:
+            task.continues = True
+            code = mark.code or Code.INTERNAL
+            told = run.reason(task, code)
+            data = {"code": code.value, "message": told, "attempt": record.attempt, "engine": record.engine}
+            data["kept_tokens"] = task.collected.tokens_out
         elif mark.status is Status.CANCELLED:
             record.ended_s = now
         self.emit(run, _NODE_EVENTS[mark.status], node=record.label, task=mark.task, data=data)
@@ -109,6 +117,7 @@ _NODE_EVENTS = {
     Status.READY: "node.ready",
     Status.RUNNING: "node.started",
     Status.RETRYING: "node.retrying",
+    Status.CONTINUED: "node.continued",
     Status.COMPLETED: "node.completed",
     Status.FAILED: "node.failed",
     Status.SKIPPED: "node.skipped",

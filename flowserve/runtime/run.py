@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.core.commands import Role, Status
+from flowserve.core.commands import Dispatch, Role, Status
 from flowserve.core.events import Code
+from flowserve.engines.base import Output
 from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOut
 from flowserve.graphs.plan import Kind, Node
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import ToolCall
-from flowserve.ids import FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
@@ -37,8 +39,18 @@ class TaskState:
     attempt: int = 0
     parent: "TaskState | None" = None
     """Agent steps and tool calls: the agent's task."""
-    job: asyncio.Task[None] | None = None
-    """The coroutine at work on the current attempt."""
+    jobs: dict[EngineId | None, asyncio.Task[None]] = field(default_factory=dict)
+    """The coroutines at work on the current attempt: one, or for a hedged call one per engine."""
+    dispatch: Dispatch | None = None
+    """What the current attempt was started by."""
+    prompt: Any = None
+    """Model calls: the `prompts.Prompt`, from its Measure on."""
+    collected: Collected = field(default_factory=Collected)
+    """Model calls: what the engine has written; kept when the call goes on elsewhere."""
+    streams: dict[EngineId, Collected] = field(default_factory=dict)
+    """Model calls: what each engine that has the call has written; `collected` is one of these."""
+    held: dict[EngineId, list[Output]] | None = None
+    """A hedged call: what each of its engines has sent and nobody was shown yet. None: not hedged."""
     items: list[tuple[Any, ...]] = field(default_factory=list)
     """MAP: parameters of each item's frame."""
     state: Any = None
@@ -57,6 +69,8 @@ class TaskState:
     """DYNAMIC: calls not yet answered."""
     call_params: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     """DYNAMIC: bound parameters of each call."""
+    continues: bool = False
+    """The next attempt goes on with what this one has written."""
     error: FlowServeError | None = None
     """Why the last attempt failed."""
 
@@ -66,6 +80,7 @@ class TaskState:
         self.conversation, self.pending, self.replies, self.value = None, [], {}, None
         self.calls, self.call_params = {}, {}
         self.error = None
+        self.collected, self.streams, self.held = Collected(), {}, None
         self.record.first_token_s = None
 
 

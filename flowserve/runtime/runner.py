@@ -21,6 +21,8 @@ from flowserve.ids import RunId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.driver import Driver
 from flowserve.runtime.history import History
+from flowserve.runtime.pool import Seat
+from flowserve.runtime.pool_rows import row
 from flowserve.runtime.prompts import RawCall, check_overrides, offered
 from flowserve.runtime.raw import raw_program
 from flowserve.runtime.records import SubmitOptions
@@ -33,7 +35,7 @@ class Runtime:
 
     def __init__(
         self,
-        engines: Sequence[Engine] = (),
+        engines: Sequence[Engine | Seat] = (),
         *,
         retrieval: RetrievalService | None = None,
         config: RuntimeConfig | None = None,
@@ -55,9 +57,7 @@ class Runtime:
     async def start(self) -> None:
         """Start the engines. Raises what an engine's `start` raises, after closing those that had started."""
         try:
-            for engine in self._driver.engines.values():
-                await engine.start()
-                self._driver.announce(engine)
+            await self._driver.pool.start()
         except BaseException:
             await self.aclose()
             raise
@@ -71,8 +71,7 @@ class Runtime:
         for run in list(self._driver.live.values()):
             run.cancel()
         await self._driver.close()
-        for engine in self._driver.engines.values():
-            await engine.close()
+        await self._driver.pool.close()
         if self.retrieval is not None:
             await self.retrieval.close()
 
@@ -80,10 +79,7 @@ class Runtime:
         """Can a model call be served now, and if not, why."""
         if self._closed or not self._started:
             return False, "closing" if self._closed else "starting"
-        down = {x.id: x.status().reason or "down" for x in self._driver.engines.values() if not x.status().up}
-        if down and len(down) == len(self._driver.engines):
-            return False, "; ".join(f"engine {name}: {reason}" for name, reason in down.items())
-        return True, ""
+        return self._driver.pool.ready()
 
     # --- what clients ask ---------------------------------------------------------------------------------------
 
@@ -96,12 +92,19 @@ class Runtime:
 
     def models(self) -> tuple[str, ...]:
         """Names that a model call may ask for, without repeats."""
-        engines = self._driver.engines.values()
-        return tuple(dict.fromkeys(name for engine in engines for name in engine.capabilities.models if name))
+        return self._driver.pool.models()
 
     def engines(self) -> list[dict[str, Any]]:
         """One row per engine, for people and metrics."""
-        return [_row(engine) for engine in self._driver.engines.values()]
+        return [row(member, self._driver.state) for member in self._driver.pool.members.values()]
+
+    def drain(self, engine: str, replace: bool = False) -> None:
+        """Give an engine no more calls; when it is empty, close it, or start it anew. Raises UnknownName."""
+        self._driver.post(e.DrainRequested(self._driver.pool.check(engine), replace))
+
+    def resume(self, engine: str) -> None:
+        """Take a drained engine back. Raises UnknownName."""
+        self._driver.post(e.ResumeRequested(self._driver.pool.check(engine)))
 
     async def submit(
         self, workflow: str | Program, inputs: Mapping[str, Any], options: SubmitOptions | None = None
@@ -202,18 +205,3 @@ def _model_nodes(program: Program) -> list[str]:
     """Names of the nodes that call a model."""
     kinds = {"LLM", "AGENT"}
     return [node.name for node in program.plan.nodes if node.kind.name in kinds]
-
-
-def _row(engine: Engine) -> dict[str, Any]:
-    status = engine.status()
-    return {
-        "id": engine.id,
-        "models": list(engine.capabilities.models),
-        "up": status.up,
-        "running": status.running,
-        "waiting": status.waiting,
-        "window": status.window,
-        "kv_used": status.kv_used,
-        "tokens_out_total": status.tokens_out_total,
-        "reason": status.reason,
-    }

@@ -38,7 +38,7 @@ async def pieces(run: Run) -> AsyncIterator[Piece]:
     grown: defaultdict[int, Growing] = defaultdict(Growing)
     current: int | None = None
     async for event in run.events():
-        if event.type == "node.started" and event.task == current:
+        if event.type == "node.started" and event.task == current and not event.data.get("continues"):
             for text in grown.values():
                 text.restart()
         elif event.type == "node.delta" and event.data.get("result"):

@@ -26,6 +26,16 @@ def flow(text: str) -> str:
     return say(text)
 
 
+@fs.llm(on_loss="restart")
+def say_anew(text: str) -> str:
+    fs.prompt("{{ text }}")
+
+
+@fs.workflow()
+def flow_anew(text: str) -> str:
+    return say_anew(text)
+
+
 @fs.tool
 async def forever(text: str) -> str:
     """Waits until it is cancelled."""
@@ -66,9 +76,9 @@ async def started(*engines: Any, **options: Any) -> Runtime:
 
 
 async def test_a_call_on_an_engine_that_dies_is_done_again_on_another() -> None:
-    dying, other = Dying(id="a"), FakeEngine({"say": "whole"}, id="b")
+    dying, other = Dying(id="a"), FakeEngine({"say_anew": "whole"}, id="b")
     runtime = await started(dying, other)
-    runs = [await runtime.submit(flow.program, {"text": "x"}) for _ in range(4)]
+    runs = [await runtime.submit(flow_anew.program, {"text": "x"}) for _ in range(4)]
     assert [await run.result() for run in runs] == ["whole"] * 4
     assert runtime.ready() == (True, "")
     rows = {row["id"]: row["up"] for row in runtime.engines()}

@@ -389,6 +389,7 @@ async def test_a_failure_in_the_middle_of_a_stream_is_an_error_and_not_an_end(se
 
 
 async def test_an_engine_that_is_down_is_503(served: Any, client: Any) -> None:
+    served.engine.startable = False
     await served.engine.close()
     with pytest.raises(openai.InternalServerError) as down:
         await client.chat.completions.create(model="fake", messages=USER)

@@ -298,6 +298,7 @@ async def test_overload_is_429_with_when_to_come_back(serve: Any) -> None:
 
 
 async def test_without_an_engine_only_what_needs_one_is_503(served: Any) -> None:
+    served.engine.startable = False
     await served.engine.close()
     response = await served.run("echo")
     assert response.status_code == 503
