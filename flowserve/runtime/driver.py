@@ -318,6 +318,8 @@ class Driver:
             for job in task.jobs.values():
                 job.cancel()
             task.jobs.clear()
+            if command.engine is not None and not self.pool.members[command.engine].up:
+                task.error = self.pool.loss(command.engine)
 
     # --- commands: engines ------------------------------------------------------------------------------------
 

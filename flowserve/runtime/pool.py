@@ -13,7 +13,7 @@ from typing import Any
 
 from flowserve.core import events as e
 from flowserve.engines.base import Engine, KVNews, Tokenizer
-from flowserve.errors import ConfigError, FlowServeError, UnknownName
+from flowserve.errors import ConfigError, EngineLost, FlowServeError, UnknownName
 from flowserve.ids import EngineId, Seconds
 from flowserve.runtime.residency import CacheReader, PrefixNumbers
 
@@ -191,6 +191,12 @@ class Pool:
             if report != member.told:
                 member.told = report
                 self._post(report)
+
+    def loss(self, id: EngineId) -> EngineLost:
+        """Why a call of an engine that is down ends."""
+        member = self.members[id]
+        member.counts["losses"] += 1
+        return EngineLost(f"engine '{id}' is down: {member.reason}")
 
     def lost(self, id: EngineId) -> None:
         """A call was lost there: see whether the engine is."""
