@@ -8,6 +8,7 @@
     │   ├── ContextTooLong        prompt and answer do not fit the model
     │   ├── TooLarge              a body, a document or a result over its limit
     │   └── Overloaded            try again later; says when
+    │       └── Unavailable           no engine is up that could serve it
     ├── RunError              an accepted run did not complete
     │   ├── RunFailed             a node failed for good
     │   ├── RunCancelled          somebody cancelled it
@@ -96,6 +97,10 @@ class Overloaded(RequestError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Unavailable(Overloaded):
+    """No engine is up that could serve the request, and none has been for a while. Nothing was started."""
 
 
 class RunError(FlowServeError):

@@ -23,7 +23,7 @@ from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
-from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed
+from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
 from flowserve.graphs.plan import Kind
 from flowserve.ids import EngineId, FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
@@ -181,10 +181,12 @@ class Driver:
         run = self.live.pop(command.run)
         again = f"try again in {command.retry_after_s:.0f} s"
         if command.outage:
-            message = f"no engine is up for what '{run.program.plan.name}' calls ({self.pool.ready()[1]}); {again}"
+            down = "; ".join(f"engine {m.engine.id}: {m.reason}" for m in self.pool.members.values() if not m.up)
+            message = f"no engine is up for what '{run.program.plan.name}' calls ({down}); {again}"
+            run.accepted.set_exception(Unavailable(message, command.retry_after_s))
         else:
             message = f"{len(self.live)} runs are live, which is the limit; {again}"
-        run.accepted.set_exception(Overloaded(message, command.retry_after_s))
+            run.accepted.set_exception(Overloaded(message, command.retry_after_s))
 
     def _complete(self, command: c.Complete) -> None:
         run = self.live[command.run]

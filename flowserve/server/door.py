@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from flowserve.errors import EngineLost, RunCancelled, UnknownName, Unsupported
+from flowserve.errors import RunCancelled, UnknownName, Unsupported
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.program import Program
 from flowserve.graphs.tool import ToolNode
@@ -50,25 +50,16 @@ class Door:
         """Start a run, or say at once why not."""
         self._open()
         program = self.program(workflow, options.tenant)
-        if program.plan.llms or program.plan.agents:
-            self.need_engine()
         return self._started(await self.runtime.submit(program, inputs, options))
 
     async def generate(self, **call: Any) -> Run:
         """As `Runtime.generate`, for a client."""
         self._open()
-        self.need_engine()
         return self._started(await self.runtime.generate(**call))
 
     def _open(self) -> None:
         if self.stops.closing:
             raise BadRequest(503, "closing", "the server is shutting down", retry_after_s=5.0)
-
-    def need_engine(self) -> None:
-        """Raise EngineLost when no model call could be served: better now than at the seventh node."""
-        ready, why = self.runtime.ready()
-        if not ready:
-            raise EngineLost(f"no engine can take calls now: {why}")
 
     def _started(self, run: Run) -> Run:
         self.metrics.follow(run)

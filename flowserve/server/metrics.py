@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from flowserve.runtime.records import NodeRecord, RunSnapshot
@@ -15,6 +15,7 @@ from flowserve.runtime.run import Run
 from flowserve.runtime.runner import Runtime
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+STATES = ("starting", "up", "suspect", "tripped", "down", "closed")
 YIELD_EVERY = 256
 """Nodes of one run after which the loop gets a turn."""
 
@@ -105,7 +106,7 @@ class _Gauges(Collector):
         self._runtime = runtime
         self._metrics = metrics
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         live = GaugeMetricFamily("flowserve_runs_live", "Runs submitted over HTTP and not ended.")
         live.add_metric([], self._metrics.live)
         yield live
@@ -115,8 +116,26 @@ class _Gauges(Collector):
             ("flowserve_engine_inflight", "running", "Choices in the engine's batch."),
             ("flowserve_engine_waiting", "waiting", "Calls that wait inside the engine."),
             ("flowserve_engine_kv_used", "kv_used", "Share of KV memory in use."),
+            ("flowserve_engine_calls", "calls", "Calls that the scheduler has there."),
+            ("flowserve_engine_backlog_tokens", "backlog_tokens", "Prompt tokens that it still has to compute."),
+            ("flowserve_engine_outstanding_tokens", "outstanding_tokens", "Output that it is still expected to write."),
+            ("flowserve_engine_parked", "waiting_for_it", "Calls that wait for just this engine and its cache."),
+            ("flowserve_engine_prefix_hit_ratio", "prefix_hit_rate", "Prompt tokens found in its prefix cache."),
+            ("flowserve_engine_ms_per_token", "ms_per_token", "Time between two tokens of a call, a running mean."),
         ):
             family = GaugeMetricFamily(name, text, labels=["engine"])
             for row in rows:
-                family.add_metric([str(row["id"])], float(row[field]))
+                if row.get(field) is not None:
+                    family.add_metric([str(row["id"])], float(row[field]))
             yield family
+        states = GaugeMetricFamily("flowserve_engine_state", "1 for the state it is in.", labels=["engine", "state"])
+        happened = CounterMetricFamily(
+            "flowserve_engine_events", "What happened to it: losses, restarts, ...", labels=["engine", "event"]
+        )
+        for row in rows:
+            for state in STATES:
+                states.add_metric([str(row["id"]), state], float(row["state"] == state))
+            for event, count in sorted(row["events"].items()):
+                happened.add_metric([str(row["id"]), event], float(count))
+        yield states
+        yield happened

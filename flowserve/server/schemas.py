@@ -297,6 +297,38 @@ class IndexList(Out):
     data: list[IndexOut]
 
 
+class DrainRequest(In):
+    """How to empty an engine."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"replace": True}]})
+
+    replace: bool = Field(default=False, description="Start it anew when it is empty; else it is closed.")
+
+
+class EngineOut(Out):
+    """An engine of the pool."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    models: list[str] = Field(description="Names it answers to; the first is its own.")
+    roles: list[str] = Field(description="Further names, given by the pool.")
+    default: bool = Field(description="Gets calls that name no model.")
+    up: bool
+    state: Literal["starting", "up", "suspect", "tripped", "down", "closed"]
+    draining: bool
+    reason: str = Field(description="Why it is not up.")
+    window: int = Field(description="Choices it can have in its batch.")
+    running: int
+    waiting: int
+    kv_used: float = Field(description="Share of its KV memory in use.")
+
+
+class EngineList(Out):
+    object: Literal["list"]
+    data: list[EngineOut]
+
+
 class SearchRequest(In):
     """What to look for."""
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from flowserve.config import RuntimeConfig
+from flowserve.config import PoolConfig, RuntimeConfig
 from flowserve.engines.fake import FailAfter
 from flowserve.errors import ContextTooLong, EngineError, EngineLost
 from flowserve.retrieval.embed import HashEmbedder
@@ -388,11 +388,13 @@ async def test_a_failure_in_the_middle_of_a_stream_is_an_error_and_not_an_end(se
         assert got.startswith("half of")
 
 
-async def test_an_engine_that_is_down_is_503(served: Any, client: Any) -> None:
-    served.engine.startable = False
-    await served.engine.close()
-    with pytest.raises(openai.InternalServerError) as down:
-        await client.chat.completions.create(model="fake", messages=USER)
+async def test_an_engine_that_is_down_is_503(serve: Any) -> None:
+    config = RuntimeConfig(pool=PoolConfig(outage_s=0.0))
+    async with serve(config=config) as served, client_of(served) as client:
+        served.engine.startable = False
+        await served.engine.close()
+        with pytest.raises(openai.InternalServerError) as down:
+            await client.chat.completions.create(model="fake", messages=USER)
     assert down.value.status_code == 503
     assert "retry-after" in down.value.response.headers
 

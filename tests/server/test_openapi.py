@@ -146,12 +146,12 @@ def url(app: Any) -> Iterator[str]:
         yield where
 
 
-PLAIN = ["health", "ready", "version", "metrics", "listWorkflows", "listIndexes", "listModels"]
+PLAIN = ["health", "ready", "version", "metrics", "listWorkflows", "listIndexes", "listModels", "listEngines"]
 """Take nothing that could be wrong."""
 OPERATIONS = [
     *("getWorkflow", "getSchema", "getGraph", "putWorkflow", "checkWorkflow"),
     *("createRun", "listRuns", "getRun", "streamRun", "getResult", "cancelRun", "forgetRun"),
-    *("ingestDocuments", "searchIndex"),
+    *("ingestDocuments", "searchIndex", "drainEngine", "resumeEngine"),
     *("createChatCompletion", "createCompletion", "createEmbedding", "getModel"),
 ]
 FREE = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowserve.config import RuntimeConfig
+from flowserve.config import PoolConfig, RuntimeConfig
 from flowserve.server.settings import ServerSettings
 
 
@@ -297,15 +297,26 @@ async def test_overload_is_429_with_when_to_come_back(serve: Any) -> None:
         assert response.headers["x-should-retry"] == "true"
 
 
-async def test_without_an_engine_only_what_needs_one_is_503(served: Any) -> None:
+async def test_without_an_engine_only_what_needs_one_is_503(serve: Any) -> None:
+    async with serve(config=RuntimeConfig(pool=PoolConfig(outage_s=0.0))) as served:
+        served.engine.startable = False
+        await served.engine.close()
+        response = await served.run("echo")
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+        assert (await served.run("words", text="a b")).json()["result"] == ["a", "b"]
+        assert (await served.http.get("/ready")).status_code == 503
+        assert (await served.http.get("/health")).status_code == 200
+
+
+async def test_a_short_outage_is_waited_out(served: Any) -> None:
     served.engine.startable = False
     await served.engine.close()
-    response = await served.run("echo")
-    assert response.status_code == 503
-    assert "retry-after" in response.headers
-    assert (await served.run("words", text="a b")).json()["result"] == ["a", "b"]
-    assert (await served.http.get("/ready")).status_code == 503
-    assert (await served.http.get("/health")).status_code == 200
+    asking = asyncio.create_task(served.run("echo", text="x"))
+    await asyncio.sleep(0.05)
+    assert not asking.done()
+    served.engine.startable = True
+    assert (await asking).json()["result"] == "one two three"
 
 
 async def test_only_so_many_requests_are_at_work_but_operators_get_in(serve: Any) -> None:
