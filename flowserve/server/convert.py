@@ -14,7 +14,8 @@ from flowserve.server.wire import dumps
 # --- in ---------------------------------------------------------------------------------------------------------
 
 
-def options_of(body: RunRequest, tenant: str) -> SubmitOptions:
+def options_of(body: RunRequest, tenant: str, stream: bool) -> SubmitOptions:
+    """`stream`: the client reads along."""
     return SubmitOptions(
         timeout_s=body.timeout,
         priority=body.priority,
@@ -24,6 +25,7 @@ def options_of(body: RunRequest, tenant: str) -> SubmitOptions:
         metadata=body.metadata,
         overrides={name: change.model_dump(exclude_none=True) for name, change in body.overrides.items()},
         seed=body.seed,
+        stream=stream,
     )
 
 

@@ -86,6 +86,7 @@ def options_of(body: s.Generating, tenant: str, session: str | None) -> SubmitOp
         session=extra.session_id or body.session_id or session,
         metadata=body.metadata or {},
         seed=body.seed,
+        stream=bool(body.stream),
     )
 
 

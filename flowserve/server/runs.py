@@ -53,7 +53,7 @@ class Runs:
         if mode == "background" and body.on_disconnect == "cancel":
             raise BadRequest(422, "request_invalid", "expected on_disconnect 'continue' with mode 'background'")
         try:
-            run = await self._door.submit(name, body.input, options_of(body, tenant))
+            run = await self._door.submit(name, body.input, options_of(body, tenant, stream=mode == "stream"))
         except InputError as error:
             raise InputError(str(error), [_in_body(where, what) for where, what in error.problems]) from None
         headers = {"location": f"/v1/runs/{run.id}"}
