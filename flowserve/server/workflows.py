@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
-from flowserve.errors import GraphError
+from flowserve.errors import GraphError, Problem
 from flowserve.graphs.codec import from_spec
 from flowserve.graphs.draw import Drawing
 from flowserve.graphs.lint import lint
+from flowserve.graphs.plan import LLMSpec
 from flowserve.graphs.program import Program
 from flowserve.server import schemas as s
 from flowserve.server.convert import graph_out, problem_out, workflow_out, workflow_summary
@@ -88,7 +89,17 @@ class Workflows:
         )
 
     def _read(self, spec: dict[str, Any]) -> Program:
-        return from_spec(spec, self._door.tools, self._door.dynamics)
+        program = from_spec(spec, self._door.tools, self._door.dynamics)
+        foreign = [_no_pattern(llm) for llm in program.plan.llms if llm.regex is not None or llm.grammar is not None]
+        if foreign:
+            raise GraphError(program.name, foreign)
+        return program
+
+
+def _no_pattern(llm: LLMSpec) -> Problem:
+    """Patterns are compiled by the engine that everybody shares, and some take for ever."""
+    came = "regex" if llm.regex is not None else "grammar"
+    return Problem(llm.name, "no pattern in a spec that a client brings", f"{came}=", "Use an output schema instead.")
 
 
 def router(door: Door) -> APIRouter:

@@ -38,6 +38,22 @@ def test_a_spec_read_back_is_the_same_plan(snippets: ModuleType, name: str) -> N
     assert document["apiVersion"] == "flowserve/v1" and document["version"] == program.plan.digest
 
 
+def test_every_setting_of_a_model_call_survives_the_round_trip(snippets: ModuleType) -> None:
+    @fs.llm(
+        temperature=0.5, top_p=0.9, top_k=7, seed=3, stop="x", grammar="start: /a/", thinking_budget=9, on_loss="fail"
+    )
+    def say(text: str) -> str:
+        fs.prompt("{{ text }}")
+
+    @fs.workflow()
+    def flow(text: str) -> str:
+        return say(text)
+
+    again = load(snippets, sent(to_spec(flow.program)))
+    assert again.plan.llms == flow.program.plan.llms
+    assert again.plan.llms[0].on_loss == "fail"
+
+
 def test_a_spec_holds_no_code_and_no_import_paths(snippets: ModuleType) -> None:
     text = canonical(to_spec(snippets.dyn.program)) + canonical(to_spec(snippets.research.program))
     for word in ("snippets", "def ", "import", ".py", "lambda"):

@@ -211,6 +211,14 @@ def test_a_value_kept_from_an_earlier_declaration_is_refused() -> None:
         ({"retry": fs.Retry(attempts=0)}, "attempts from 1 to 101"),
         ({"name": "two words"}, "a name of letters, digits, _ and -"),
         ({"cache": True, "temperature": 1.0}, "an answer that is always the same"),
+        ({"regex": ""}, "regex= a regular expression or None"),
+        ({"thinking_budget": -1}, "thinking_budget= a number of tokens or None"),
+        ({"on_loss": "panic"}, "one of restart, continue, fail"),
+        ({"regex": "a+"}, "one form of the output at most; got a typed result and regex="),
+        (
+            {"on_loss": "continue"},
+            "text that another engine can go on with; got on_loss='continue' with a typed result",
+        ),
     ],
 )
 def test_wrong_settings_are_reported_with_the_workflow(settings: dict[str, Any], said: str) -> None:

@@ -82,3 +82,13 @@ async def test_checking_a_spec_tells_all_that_is_wrong_and_serves_nothing(served
     assert bad["problems"]
     assert {"where", "expected", "came", "remedy"} == set(bad["problems"][0])
     assert "mine" not in served.runtime.workflows()
+
+
+async def test_patterns_come_from_the_operator_only(served: Any) -> None:
+    spec = spec_of(served, "echo", "mine")
+    spec["llms"]["say"]["regex"] = "(a+)+b"
+    response = await served.http.put("/v1/workflows/mine", json=spec)
+    assert (response.status_code, response.json()["code"]) == (422, "graph_invalid")
+    assert "no pattern in a spec" in response.text
+    checked = (await served.http.post("/v1/workflows:check", json=spec)).json()
+    assert checked["ok"] is False
