@@ -1,7 +1,7 @@
 """Settings of a runtime and of its pool of engines: frozen, with units in the names, checked when built."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds, Tokens
@@ -96,7 +96,7 @@ class RuntimeConfig:
     """Events of ended runs kept in memory, all runs together; the oldest run goes first."""
     cache_entries: int = 4_096
     """Results of `cache=True` nodes kept in memory."""
-    pool: PoolConfig = PoolConfig()
+    pool: PoolConfig = field(default_factory=PoolConfig)
     """How engines are filled, judged, left and started anew."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Settings of the scheduler: every bound it keeps, with its unit. Frozen; checked when built."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from flowserve.config import PoolConfig
 from flowserve.errors import ConfigError
@@ -32,7 +32,7 @@ class Config:
 
     measure: bool = False
     """Ask the driver how large a model call is before placing it (Measure). Without, calls count alike."""
-    pool: PoolConfig = PoolConfig()
+    pool: PoolConfig = field(default_factory=PoolConfig)
     """How engines are filled, judged, left and started anew."""
 
     max_engine_losses: int = 3
@@ -55,11 +55,11 @@ class Config:
 
     def __post_init__(self) -> None:
         least = {name: 1 for name in ("tool_window", "search_window", "max_live_runs", "story_length")}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not least.get(field.name, 0) <= value < math.inf:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int | float) and not least.get(item.name, 0) <= value < math.inf:
                 raise ConfigError(
-                    f"{field.name}: expected a finite number of at least {least.get(field.name, 0)}; got {value!r}"
+                    f"{item.name}: expected a finite number of at least {least.get(item.name, 0)}; got {value!r}"
                 )
         if self.band_s <= 0:
             raise ConfigError(f"band_s: expected more than 0 seconds; got {self.band_s!r}")

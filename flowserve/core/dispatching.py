@@ -17,7 +17,6 @@ from flowserve.core.state import Expansion, Phase, SchedulerState, Task, Window
 from flowserve.graphs.plan import Kind
 from flowserve.ids import Seconds, Tokens
 
-
 MOST_HOMES = 65_536
 """Sessions whose engine is remembered; the least recently used goes first."""
 

@@ -196,9 +196,9 @@ def _engines(state: SchedulerState) -> Iterator[str]:
             yield f"{engine!r} is the second engine of {list(engine.rivals)}"
         if (engine.drain is not Drain.NO) != (engine in state.draining):
             yield f"{engine!r} has drain {engine.drain}"
-        if engine.health is Health.DOWN and engine.can_restart and not engine.restarting and engine.timer is None:
-            if engine.drain is Drain.NO:
-                yield f"{engine!r} is down for ever"
+        waits = engine.restarting or engine.timer is not None or engine.drain is not Drain.NO
+        if engine.health is Health.DOWN and engine.can_restart and not waits:
+            yield f"{engine!r} is down for ever"
 
 
 def _queues(state: SchedulerState) -> Iterator[str]:

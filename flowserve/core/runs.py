@@ -8,10 +8,10 @@ from math import inf
 
 from flowserve.core import admission, readiness, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
+from flowserve.core.engine_state import Engine
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
 from flowserve.core.priority import level
 from flowserve.core.shapes import shape_plan
-from flowserve.core.engine_state import Engine
 from flowserve.core.state import Phase, Run, SchedulerState
 from flowserve.core.story import story
 from flowserve.errors import InternalError

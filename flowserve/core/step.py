@@ -237,9 +237,10 @@ def _at(state: SchedulerState, task: Task, engine: EngineId | None) -> bool:
 def _tokens(state: SchedulerState, event: TokensProduced) -> None:
     """Progress of a call and of its engine; what comes for an execution that is over is counted."""
     task = state.find(event.run, event.task, event.attempt)
-    if task is not None and task.call is not None and _at(state, task, event.engine):
-        if isinstance(task.place, Engine):
-            load.progressed(state, task, task.place, event.count)
+    if task is None or task.call is None or not isinstance(task.place, Engine):
+        return
+    if _at(state, task, event.engine):
+        load.progressed(state, task, task.place, event.count)
 
 
 def _called(state: SchedulerState, event: Called) -> None:

@@ -152,7 +152,7 @@ class Output:
     prompt_tokens: Tokens = 0
     """Set on the first output of choice 0."""
     cached_tokens: Tokens = 0
-    """Prompt tokens whose KV was reused exactly; set on the first output of choice 0."""
+    """Prompt tokens whose KV was reused exactly; set once, on an output of choice 0 (servers tell it with the last)."""
     untold: Tokens = 0
     """Tokens of this delta whose ids the engine does not tell."""
 
