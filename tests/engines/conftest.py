@@ -1,10 +1,14 @@
 """Engines under test. A new adapter joins the contract suite by adding a maker to `MAKERS`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import importlib.util
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from flowserve.engines.base import Call, Engine, Origin, Sampling, Segment
 from flowserve.engines.fake import FakeEngine
@@ -66,6 +70,7 @@ def tiny_config(family: str, vocabulary: int) -> Any:
     ids: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     make: dict[str, Callable[[], Any]] = {
         "llama": lambda: t.LlamaConfig(**common),
+        "llama-vllm": lambda: t.LlamaConfig(**common, head_dim=32),  # vLLM's CPU kernels have no smaller heads
         "qwen2": lambda: t.Qwen2Config(**common),
         "qwen3": lambda: t.Qwen3Config(**common, head_dim=16),
         "mistral": lambda: t.MistralConfig(**common, sliding_window=8),
@@ -100,10 +105,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return lambda family: save_tiny(folder, family)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_tokenizer_of() -> Callable[[], Any]:
     """Makes a small byte-level BPE tokenizer."""
     return tiny_tokenizer
+
+
+def import_file(path: Path) -> Any:
+    """A module beside the tests: in importlib mode they are no package and cannot import it by name."""
+    name = f"engines_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 Maker = Callable[[pytest.FixtureRequest], Engine]
@@ -127,16 +143,68 @@ def make_hf(request: pytest.FixtureRequest) -> Engine:
     return HFEngine(folder, max_batch=8, prefill_chunk=32, quiet=True)
 
 
-MAKERS: dict[str, Maker] = {"fake": make_fake, "hf": make_hf}
+def make_openai(request: pytest.FixtureRequest) -> Engine:
+    from flowserve.engines.openai import OpenAIEngine, OpenAISettings
+
+    return OpenAIEngine(OpenAISettings(request.getfixturevalue("vllm_server").url, priority=True, quiet=True))
 
 
-@pytest.fixture(params=["fake", pytest.param("hf", marks=pytest.mark.torch)])
-async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    """A started engine of each kind."""
-    made = MAKERS[request.param](request)
-    await made.start()
+@pytest.fixture(scope="session")
+def vllm_server(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """vLLM's own OpenAI server with a tiny random model, one for all tests; openai/servers.py."""
+    servers = import_file(Path(__file__).parent / "openai" / "servers.py")
+    log = tmp_path_factory.mktemp("vllm-server") / "log"
+    with servers.vllm_server(tiny_folder("llama-vllm"), log) as server:
+        yield server
+
+
+def make_vllm(request: pytest.FixtureRequest) -> Engine:
+    folder = request.getfixturevalue("tiny_folder")("llama-vllm")
+    from flowserve.engines.vllm import VLLMEngine, VLLMSettings
+
+    core = str(max(os.sched_getaffinity(0)))
+    args = {"dtype": "float32", "max_num_seqs": 8}
+    return VLLMEngine(VLLMSettings(str(folder), cores=core, kv_bytes=64 << 20, args=args, quiet=True))
+
+
+MAKERS: dict[str, Maker] = {"fake": make_fake, "hf": make_hf, "openai": make_openai, "vllm": make_vllm}
+LASTING = {"vllm"}
+"""Kinds of which one engine serves all tests of a module, because they take a second to start and another to close."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting() -> AsyncIterator[dict[str, Engine]]:
+    """The lasting engines, by kind."""
+    engines: dict[str, Engine] = {}
+    yield engines
+    for engine in engines.values():
+        await engine.close()
+
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="the vllm engine needs vLLM")
+
+
+@pytest_asyncio.fixture(
+    loop_scope="module",
+    params=[
+        "fake",
+        pytest.param("hf", marks=pytest.mark.torch),
+        pytest.param("openai", marks=[pytest.mark.torch, pytest.mark.slow]),
+        pytest.param("vllm", marks=[pytest.mark.vllm, needs_vllm]),
+    ],
+)
+async def engine(request: pytest.FixtureRequest, lasting: dict[str, Engine]) -> AsyncIterator[Engine]:
+    """A started engine of each kind. Tests that use it run on their module's loop."""
+    kind = request.param
+    made = lasting.get(kind) or MAKERS[kind](request)
+    if kind in LASTING:
+        lasting[kind] = made
+    if not made.status().up:
+        await made.start()
     yield made
-    await made.close()
+    made.watch(None)
+    if kind not in LASTING:
+        await made.close()
 
 
 @pytest.fixture
