@@ -23,12 +23,29 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure FlowServe on this machine; --json OUT writes one object.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+pool_app = typer.Typer(help="The engines of a running server.", no_args_is_help=True)
+app.add_typer(pool_app, name="pool")
 
 Engine = Annotated[
-    str, typer.Option(help="hf (embedded transformers) or fake (scripted answers)", envvar="FLOWSERVE_ENGINE")
+    str,
+    typer.Option(
+        help="hf (embedded transformers), vllm, openai (servers by --url) or fake (scripted answers)",
+        envvar="FLOWSERVE_ENGINE",
+    ),
 ]
 Model = Annotated[
     str, typer.Option(help="folder or hub name; demo, demo-arithmetic: our own", envvar="FLOWSERVE_MODEL")
+]
+Replicas = Annotated[int, typer.Option(help="engines of that model; vllm: a process each", min=1)]
+Url = Annotated[
+    list[str] | None,
+    typer.Option("--url", help="openai: address of a server; again for each further one", envvar="FLOWSERVE_URL"),
+]
+EngineArg = Annotated[
+    list[str] | None, typer.Option("--engine-arg", help="vllm: any of its engine arguments, as name=value")
+]
+PoolFile = Annotated[
+    Path | None, typer.Option("--pool", help="TOML file that describes the engines", envvar="FLOWSERVE_POOL")
 ]
 Indexes = Annotated[Path, typer.Option(help="folder of the indexes", envvar="FLOWSERVE_INDEXES")]
 Embedder = Annotated[
@@ -40,9 +57,15 @@ INDEXES = Path(".flowserve/indexes")
 
 @app.command()
 def serve(
-    file: Annotated[Path, typer.Argument(help="Python file that declares workflows")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Python file that declares workflows; without one, only models are served")
+    ] = None,
     engine: Engine = "hf",
     model: Model = "demo",
+    replicas: Replicas = 1,
+    url: Url = None,
+    engine_arg: EngineArg = None,
+    pool: PoolFile = None,
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
@@ -51,10 +74,11 @@ def serve(
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
 ) -> None:
-    """Serve the workflows of FILE over REST and as OpenAI models."""
+    """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
 
-    serving.serve(file, _settings(engine, model, indexes, embedder, policy), host, port, insecure, record)
+    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool)
+    serving.serve(file, settings, host, port, insecure, record)
 
 
 @app.command()
@@ -63,6 +87,9 @@ def run(
     input: Annotated[str, typer.Option(help="arguments as a JSON object, @FILE, or - for stdin")] = "{}",
     engine: Engine = "hf",
     model: Model = "demo",
+    url: Url = None,
+    engine_arg: EngineArg = None,
+    pool: PoolFile = None,
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
     seed: Annotated[int | None, typer.Option(help="seed of every sampled node")] = None,
@@ -71,7 +98,8 @@ def run(
     """Run a workflow once: progress of its nodes on stderr, the result as JSON on stdout."""
     from flowserve.cli import running
 
-    raise typer.Exit(running.run(target, input, _settings(engine, model, indexes, embedder), seed, timeout))
+    settings = _settings(engine, model, indexes, embedder, url=url, engine_arg=engine_arg, pool=pool)
+    raise typer.Exit(running.run(target, input, settings, seed, timeout))
 
 
 @app.command()
@@ -139,6 +167,38 @@ def demo(
     raise typer.Exit(demonstration.demo(model, port, once, question))
 
 
+Server = Annotated[str, typer.Option("--url", help="a running server")]
+HERE = "http://127.0.0.1:8400"
+
+
+@pool_app.command("status")
+def pool_status(url: Server = HERE, json_rows: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
+    """How every engine is: state, load, memory, cache hits, pace, and what happened to it."""
+    from flowserve.cli import pooling
+
+    pooling.status(url, json_rows)
+
+
+@pool_app.command("drain")
+def pool_drain(
+    engine: str,
+    replace: Annotated[bool, typer.Option(help="start it anew when it is empty; else it is closed")] = False,
+    url: Server = HERE,
+) -> None:
+    """Give an engine no more calls; what it has ends there or moves, then it ends."""
+    from flowserve.cli import pooling
+
+    pooling.drain(engine, replace, url)
+
+
+@pool_app.command("resume")
+def pool_resume(engine: str, url: Server = HERE) -> None:
+    """Have a drained engine back."""
+    from flowserve.cli import pooling
+
+    pooling.resume(engine, url)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -194,11 +254,32 @@ def bench_load(
     benching.load(json, url, clients, seconds)
 
 
-def _settings(engine: str, model: str, indexes: Path, embedder: str, policy: str = "critical_path") -> "Settings":
+def _settings(
+    engine: str,
+    model: str,
+    indexes: Path,
+    embedder: str,
+    policy: str = "critical_path",
+    replicas: int = 1,
+    url: list[str] | None = None,
+    engine_arg: list[str] | None = None,
+    pool: Path | None = None,
+) -> "Settings":
     from flowserve.assemble import Settings
+    from flowserve.cli.targets import engine_args
     from flowserve.config import RuntimeConfig
 
-    return Settings(engine, model, indexes, embedder, runtime=RuntimeConfig(policy=policy))
+    return Settings(
+        engine=engine,
+        model=model,
+        replicas=replicas,
+        url=tuple(url or ()),
+        engine_args=engine_args(engine_arg or []),
+        pool=pool,
+        indexes=indexes,
+        embedder=embedder,
+        runtime=RuntimeConfig(policy=policy),
+    )
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from flowserve.server.listen import Listener, listener
 from flowserve.server.settings import ServerSettings, from_environ
 
 
-def serve(file: Path, settings: Settings, host: str, port: int, insecure: bool, record: Path | None) -> None:
+def serve(file: Path | None, settings: Settings, host: str, port: int, insecure: bool, record: Path | None) -> None:
     """Compile, start the engine, listen. Everything that can be wrong is found before the port is opened."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    declared = load(file)
+    declared = load(file) if file is not None else Declared(())
     server_settings = from_environ(host=host, port=port, insecure=insecure or None)
     asyncio.run(_serve(declared, settings, server_settings, record))
 
@@ -26,7 +26,7 @@ async def _serve(declared: Declared, settings: Settings, server_settings: Server
     with record.open("w", encoding="utf-8") if record is not None else nullcontext() as file:
         write = file.write if file is not None else None
         async with listening(declared, settings, server_settings, write) as (server, task):
-            names = ", ".join(workflow.name for workflow in declared.workflows)
+            names = ", ".join(workflow.name for workflow in declared.workflows) or "models"
             say(f"serving {names} at {server.url} (pages: {server.url}/docs)")
             await task
 
@@ -36,6 +36,16 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _what(settings: Settings) -> str:
+    """The engines in a few words."""
+    if settings.pool is not None:
+        return f"the engines of {settings.pool}"
+    if settings.url:
+        return f"engine {settings.engine} at {', '.join(settings.url)}"
+    times = f"{settings.replicas} times " if settings.replicas > 1 else ""
+    return f"engine {settings.engine} {times}with {settings.model}"
 
 
 @asynccontextmanager
@@ -50,7 +60,7 @@ async def listening(
     server = listener(
         create_app(runtime, server_settings, tools=declared.tools, dynamics=declared.dynamics), server_settings
     )
-    say(f"starting engine {settings.engine} with {settings.model}")
+    say(f"starting {_what(settings)}")
     await runtime.start()
     _settle_memory()
     task = asyncio.create_task(server.serve())

@@ -1,7 +1,8 @@
 """`FILE:WORKFLOW` on the command line, and a runtime for the length of one command."""
 
 import sys
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,24 @@ async def running(settings: Settings, *workflows: Workflow[..., Any]) -> AsyncIt
         yield runtime
     finally:
         await runtime.aclose()
+
+
+def engine_args(given: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs; values are TOML (numbers, true, "text", {tables}), and what is none is text.
+
+    Raises ConfigError for anything without a name.
+    """
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--engine-arg: expected name=value, such as max_num_seqs=64; got '{item}'")
+        try:
+            found[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = text
+    return found
 
 
 def say(text: str) -> None:

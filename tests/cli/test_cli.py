@@ -88,7 +88,11 @@ def test_run_reads_its_input_from_stdin_and_files(tmp_path: Path) -> None:
         (("run", f"{EXAMPLES / 'rag.py'}:other"), 2, "there is no workflow 'other'; known: rag"),
         (("run", str(EXAMPLES / "rag.py"), "--input", "{"), 2, "expected a JSON object"),
         (("run", str(EXAMPLES / "rag.py"), "--engine", "fake", "--input", '{"q": 1}'), 2, "/question: is required"),
-        (("run", str(EXAMPLES / "rag.py"), "--engine", "nope"), 2, "there is no engine 'nope'; known: fake, hf"),
+        (
+            ("run", str(EXAMPLES / "rag.py"), "--engine", "nope"),
+            2,
+            "there is no engine 'nope'; known: fake, hf, openai, vllm",
+        ),
         (("draw", str(EXAMPLES / "rag.py"), "--format", "gif"), 2, "expected mermaid, svg or json"),
         (("search", "nothing", "x", "--embedder", "hash"), 2, "nothing"),
     ],
