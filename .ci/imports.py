@@ -21,6 +21,9 @@ EXTRAS = {
     "tokenizers",
     "bs4",
     "pypdf",
+    "vllm",
+    "msgspec",
+    "zmq",
 }
 
 
