@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LEARNING = 0.1
 """Weight of the newest observation in a running mean."""
+SPAN_S: Seconds = 0.2
+"""Tokens are counted for so long before they become one observation of an engine's pace."""
 
 
 class Health(IntEnum):
@@ -139,6 +141,9 @@ class Engine:
         "room_tokens",
         "running",
         "seats",
+        "span_at",
+        "span_busy",
+        "span_tokens",
         "starts",
         "steps",
         "tiers",
@@ -194,7 +199,12 @@ class Engine:
         self.preemptions = 0
         """As it said last."""
         self.pace: Seconds = 0.0
-        """Seconds between two tokens of a call, a running mean; 0: none seen."""
+        """Seconds between two tokens of a call, a running mean over spans; 0: none seen."""
+        self.span_at: Seconds = 0.0
+        """When the span that is being counted began."""
+        self.span_busy: Seconds = 0.0
+        """Of the span: seconds between tokens, summed over choices."""
+        self.span_tokens: Tokens = 0
         self.prefill_s: Seconds = 0.0
         """Seconds per prompt token from dispatch to first token, a running mean; 0: none seen."""
         self.progress_at: Seconds = 0.0

@@ -2,11 +2,13 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core.engine_state import LEARNING, Engine, ModelCall
+from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
 from flowserve.ids import Seconds, Tokens
 
+PAGE: Tokens = 16
+"""KV memory is given out in pages; this is the usual size (vLLM's block)."""
 LEARNABLE_TOKENS = 32
 """A prompt of fewer uncached tokens teaches nothing about the rate of prefill: its step costs what a step costs."""
 
@@ -22,8 +24,9 @@ def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
 
 
 def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
-    """KV memory that it is expected to need in the end."""
-    return prompt_tokens(state, call) + output_tokens(state, call)
+    """KV memory that it is expected to need in the end, in whole pages."""
+    tokens = prompt_tokens(state, call) + output_tokens(state, call)
+    return tokens + -tokens % PAGE
 
 
 def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) -> None:
@@ -81,8 +84,8 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
         engine.backlog -= call.prefill
         call.prefill = 0
         state.stirred = True
-    elif count:
-        engine.pace = _mean(engine.pace, (now - call.last_at) * call.choices / count)
+    else:
+        _learn_pace(engine, call, count, now)
     call.last_at = now
     call.written += count
     less = min(count, call.decode)
@@ -110,6 +113,16 @@ def finished(state: SchedulerState, call: ModelCall, tokens_out: Tokens) -> None
 def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
     if call.prefill >= LEARNABLE_TOKENS:
         engine.prefill_s = _mean(engine.prefill_s, seconds / call.prefill)
+
+
+def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> None:
+    """By sums over a span: news of many tokens can come at one time, so a single gap says nothing."""
+    assert call.last_at is not None
+    if now - engine.span_at >= SPAN_S and engine.span_tokens:
+        engine.pace = _mean(engine.pace, engine.span_busy / engine.span_tokens)
+        engine.span_at, engine.span_busy, engine.span_tokens = now, 0.0, 0
+    engine.span_busy += (now - call.last_at) * call.choices
+    engine.span_tokens += count
 
 
 def _mean(before: float, new: float) -> float:

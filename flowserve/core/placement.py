@@ -8,7 +8,8 @@ large for it is refused there, not starved here.
 *Choice.* Of the engines with room, the one with the least outstanding work, counting what this call would add: tokens to
 prefill that are not resident there (Preble's trade of reuse against load, ICLR 2025, with the engine's own cache events
 where it sends them), and output to come, weighed by `decode_weight`; relative to the engine's seats and its pace, so
-that large engines get more and slow ones less. Ties go to the engine that appeared first.
+that large engines get more and slow ones less. An idle engine's pace is forgotten after a while, else one that was slow
+once would never be asked again. Ties go to the engine that appeared first.
 
 *Stickiness.* When the engine that holds at least `sticky_tokens` of the prompt has no room and another has, the call waits
 for as long as computing those tokens elsewhere would take, then it goes elsewhere: whatever comes, it loses at most
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 SLOWEST = 100.0
 """An engine counts as at most so many times slower than the fastest."""
+FORGOTTEN_S: Seconds = 30.0
+"""An idle engine's pace counts for so long."""
 MEMORY_FULL = 0.9
 """Share of KV memory in use from which calls that wait inside an engine wait for memory."""
 
@@ -46,18 +49,25 @@ def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> E
         return found[0] if found else None
     weight = state.config.pool.decode_weight
     fresh = load.prompt_tokens(state, call) if call.measured else 0
+    own = weight * load.output_tokens(state, call)
     reuses = may_reuse(task)
-    fastest = min((engine.pace for engine in engines if engine.pace), default=0.0)
+    paces = [_pace(state, engine) for engine in found]
+    fastest = min((pace for pace in paces if pace), default=0.0)
     best, best_cost = found[0], inf
-    for engine in found:
+    for engine, pace in zip(found, paces, strict=True):
         more = fresh - resident(state, engine, task) if reuses else fresh
-        slowness = min(SLOWEST, engine.pace / fastest) if engine.pace and fastest else 1.0
-        cost = (engine.backlog + more + weight * engine.ahead) * slowness / engine.limit
+        slowness = min(SLOWEST, pace / fastest) if pace else 1.0
+        cost = (engine.backlog + more + weight * engine.ahead + own) * slowness / engine.limit
         if engine is call.avoid:
             cost = inf
         if cost < best_cost:
             best, best_cost = engine, cost
     return best
+
+
+def _pace(state: "SchedulerState", engine: Engine) -> Seconds:
+    """Per token; 0: not known."""
+    return engine.pace if engine.running or state.now - engine.progress_at < FORGOTTEN_S else 0.0
 
 
 def may_reuse(task: "Task") -> bool:

@@ -75,16 +75,44 @@ def test_the_engine_with_the_least_outstanding_tokens_is_chosen(kit: ModuleType)
 
 def test_a_slow_engine_gets_fewer_calls(kit: ModuleType) -> None:
     bench = pool(kit, window=16)
-    for run, engine, pace in (("a", "e0", 1.0), ("b", "e1", 0.01)):
+    for run, engine, pace in (("a", "e0", 1.0), ("b", "e1", 0.05)):
         bench.submit(calls(kit), run)
         assert where(bench.measured(1, 10, run=run, limit=1000)) == [(run, engine)]
-        for _ in range(5):
+        for _ in range(10):
             bench.tokens(1, run=run, after=pace)
     placed = []
     for number in range(10):
         bench.submit(calls(kit), f"r{number}")
         placed += where(bench.measured(1, 100, run=f"r{number}", limit=100))
     assert [engine for _, engine in placed].count("e1") >= 9
+
+
+def test_news_that_comes_in_bursts_does_not_make_an_engine_look_fast(kit: ModuleType) -> None:
+    bench = pool(kit, engines=1)
+    bench.submit(calls(kit), "a")
+    bench.measured(1, 10, run="a", limit=1000)
+    bench.tokens(1, run="a")
+    for _ in range(20):  # a hundred tokens a second, ten at a time
+        bench.tokens(1, run="a", after=0.1)
+        for _ in range(9):
+            bench.tokens(1, run="a")
+    assert bench.state.engines[kit.EngineId("e0")].pace == pytest.approx(0.01, rel=0.3)
+
+
+def test_an_idle_engine_that_was_slow_is_tried_again_after_a_while(kit: ModuleType) -> None:
+    bench = pool(kit, window=16)
+    for run, pace in (("a", 1.0), ("b", 0.05)):
+        bench.submit(calls(kit), run)
+        bench.measured(1, 10, run=run, limit=1000)
+        for _ in range(10):
+            bench.tokens(1, run=run, after=pace)
+    for run in "ab":
+        bench.finish(1, run=run)
+    for run, engine, after in (("c", "e1", 1.0), ("d", "e0", 60.0)):
+        bench.tick(after)
+        bench.submit(calls(kit), run)
+        assert where(bench.measured(1, 10, run=run, limit=1000)) == [(run, engine)]
+        bench.finish(1, run=run)
 
 
 def test_prompts_wait_outside_when_enough_of_them_wait_inside(kit: ModuleType) -> None:

@@ -26,13 +26,14 @@ async def ready(llm: Any, start: Start, operations: Sequence[str]) -> Ready:
     cache, scheduler, model = config.cache_config, config.scheduler_config, config.model_config
     tokenizer = await asyncio.to_thread(_tokenizer_parts, model)
     events = config.kv_events_config
+    memory = getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size
     device = str(config.device_config.device_type)
     return Ready(
         tokenizer=tokenizer,
         version=importlib.metadata.version(importlib.metadata.packages_distributions()["vllm"][0]),
         device=device,
         max_context=model.max_model_len,
-        kv_tokens=getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size,
+        kv_tokens=memory - cache.block_size,  # one block is vLLM's null block
         block_tokens=cache.block_size,
         window=scheduler.max_num_seqs,
         batch_tokens=scheduler.max_num_batched_tokens,

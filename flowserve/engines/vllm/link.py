@@ -20,10 +20,13 @@ from flowserve.engines.vllm.frames import Frames
 from flowserve.engines.vllm.settings import VLLMSettings
 from flowserve.engines.vllm.spawning import NURSERY, ReplicaProcess, Request, environment_of
 from flowserve.errors import ConfigError, EngineError
+from flowserve.ids import Seconds
 
 Receive = Callable[[Any], None]
 Ended = Callable[[str], None]
 
+HEARD_S: Seconds = 2.0
+"""A replica that has not even heard within so long that it is to stop stands still."""
 LONGEST = 50
 """Characters of a temporary directory's path that leave room for vLLM's names below it."""
 _ERROR = re.compile(r"(?:\)|\]|^)\s*([A-Za-z_.]*(?:Error|Exception): .+)$", re.MULTILINE)
@@ -73,6 +76,8 @@ class ChildLink:
         self._frames = Frames(wire.ToServer, self._receive_all, self._died)
         self._process: ReplicaProcess | None = None
         self._closing = False
+        self._ready = False
+        self._heard = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -119,9 +124,19 @@ class ChildLink:
         self._closing = True
         self.send(wire.Stop())
         if self._process is not None:
+            if self._ready and not await self._is_heard(self._process):
+                self._process.kill()
             await self._process.stop(self._settings.stop_s)
         self._frames.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _is_heard(self, process: ReplicaProcess) -> bool:
+        process.gone.add_done_callback(lambda _: self._heard.set())
+        try:
+            await asyncio.wait_for(self._heard.wait(), HEARD_S)
+        except TimeoutError:
+            return False
+        return True
 
     def _fork(self, theirs: socket.socket) -> int:
         environment = environment_of(self._settings.environment)
@@ -131,7 +146,11 @@ class ChildLink:
 
     def _receive_all(self, messages: list[Any]) -> None:
         for message in messages:
+            if isinstance(message, wire.Stopping):
+                self._heard.set()
+                continue
             if isinstance(message, wire.Ready):
+                self._ready = True
                 self._log_start = self._log.stat().st_size
             self._receive(message)
 

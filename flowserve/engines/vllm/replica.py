@@ -40,6 +40,7 @@ class _Replica:
             if await host.start():
                 self._host = host
                 await self._told.get()
+                self._frames.send([wire.Stopping()])
             await host.stop(start.stop_s)
         self._flush()
         self._closing = loop.create_future()

@@ -251,5 +251,9 @@ class Lost(Message, frozen=True):
     text: str
 
 
+class Stopping(Message, frozen=True):
+    """Stop was heard; the end of the connection follows when all is done."""
+
+
 ToHost = Start | Ask | Warm | Drop | Reorder | Preempt | Release | Sleep | Wake | Stop
-ToServer = Say | Ready | Failed | Delta | Fault | Done | Load | News | Lost
+ToServer = Say | Ready | Failed | Delta | Fault | Done | Load | News | Lost | Stopping
