@@ -7,9 +7,9 @@ speaks to OpenAI speaks to a workflow so. A workflow's own sampling stands; `see
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from flowserve.errors import UnknownName
@@ -22,11 +22,9 @@ from flowserve.server import openai_schemas as s
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body
 from flowserve.server.openai_stream import ChatWriter, Chunks, TextWriter, frames
-from flowserve.server.routes import GuardedRoute, Tenant
+from flowserve.server.routes import BodyRoute, GuardedRoute, SessionHeader, Tenant
 from flowserve.server.sse import EventStream, frame, gone
 from flowserve.server.wire import JSON, dumps
-
-SessionHeader = Annotated[str | None, Header(alias="X-Session-ID", max_length=256, description="As `session_id`.")]
 
 
 class OpenAI:
@@ -306,7 +304,13 @@ def router(door: Door) -> APIRouter:
         if streams:
             success["content"] = stream
         routes.add_api_route(
-            path, endpoint, methods=["POST"], operation_id=name, summary=summary, responses={200: success, **errors}
+            path,
+            endpoint,
+            methods=["POST"],
+            operation_id=name,
+            summary=summary,
+            responses={200: success, **errors},
+            route_class_override=BodyRoute if streams else GuardedRoute,
         )
 
     add("/v1/chat/completions", openai.chat, "createChatCompletion", "Chat", s.ChatCompletion, streams=True)
