@@ -48,7 +48,9 @@ def make(size: str, folder: Path, seed: int = 0) -> Path:
         **shape,
     )
     model = hub.AutoModelForCausalLM.from_config(config)
-    model.lm_head.weight.data[config.eos_token_id] = 0  # never the likeliest: greedy answers end at their limit
+    for token, number in tokenizer.get_vocab().items():
+        if len(token) < 2 or token in SPECIAL:  # never the likeliest: greedy answers end at their limit, in plain text
+            model.lm_head.weight.data[number] = 0
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

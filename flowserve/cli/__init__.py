@@ -241,6 +241,25 @@ def bench_demo(
     benching.demo(json, url, limit)
 
 
+@bench.command("pool")
+def bench_pool(
+    json: Json = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="added, single or sessions; may be given again; default: all")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="folder of a model; default: random weights of --size")] = None,
+    size: Annotated[str, typer.Option(help="4m, 66m or 165m: parameters of the random model")] = "66m",
+    quick: Annotated[bool, typer.Option(help="little of everything, once")] = False,
+) -> None:
+    """FlowServe over vLLM against vLLM's own server, round robin and vllm-router; latency added to a canned engine.
+
+    Starts all servers itself, on this machine. The router is measured where `vllm-router` is on the PATH.
+    """
+    from flowserve.cli import benching
+
+    benching.pool(json, part or [], model, size, quick)
+
+
 @bench.command("load")
 def bench_load(
     json: Json = None,

@@ -1,5 +1,6 @@
 """`flowserve bench ...`: run a measurement, show a short table, write the record."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowserve.bench import report
@@ -28,6 +29,13 @@ def demo(out: Path | None, url: str, limit: int | None) -> None:
     for item in results["wrong"]:
         say(f"wrong: {item['question']}\n  expected {item['expected']}\n  came     {item['came']}")
     report.write("flowserve bench demo", results, 0, out)
+
+
+def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, quick: bool) -> None:
+    from flowserve.bench import pool as bench
+
+    results = bench.run(model, size, quick, parts or bench.PARTS, say)
+    report.write("flowserve bench pool", results, bench.SEED, out)
 
 
 def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
