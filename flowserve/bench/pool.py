@@ -7,7 +7,7 @@ Three parts, each interleaved (baseline, FlowServe, baseline, ...) with the same
 - *single calls*: chat completions at rising concurrency, one vLLM engine behind FlowServe against the same engine behind
   vLLM's own OpenAI server. Prompts share nothing, so that there is nothing to gain.
 - *sessions*: talks of several turns, two engines: FlowServe's pool against round robin over two vLLM servers (and
-  `vllm-router`, where it is installed), prefix caching on everywhere.
+  `vllm-router` with two policies, where it is installed), prefix caching on everywhere.
 
 Ratios are FlowServe / baseline, medians over rounds: throughput above 1 and latencies below 1 are gains.
 """
@@ -64,6 +64,8 @@ class Plan:
 
 
 QUICK = Plan((1, 8), (4, 16), rounds=1, rates=(200,), rate_s=2.0, flood=500, sessions=4, turns=3)
+ROUTER_POLICIES = ("round_robin", "cache_aware")
+"""Of vllm-router; the second is its default."""
 SETTLE_S: Seconds = 3.0
 """Before each load: the worker of vLLM's server spins for a second after its last call, on the core of both engines."""
 
@@ -286,8 +288,9 @@ async def _sessions(plan: Plan, model: Path, folder: Path, say: Say) -> list[dic
         vllm, flowserve = await _both(stack, plan, model, folder, replicas=2)
         opponents: dict[str, list[Server]] = {"round robin": vllm}
         router = shutil.which("vllm-router")
-        if router is not None:
-            opponents["vllm-router"] = [await stack.enter_async_context(_router(router, vllm, folder))]
+        for policy in ROUTER_POLICIES if router is not None else ():
+            serving = _router(router, policy, vllm, folder)
+            opponents[f"vllm-router {policy}"] = [await stack.enter_async_context(serving)]
         await _warm(plan, model, [*vllm, flowserve])
         cases = []
         for name, baseline in opponents.items():
@@ -305,11 +308,12 @@ async def _sessions(plan: Plan, model: Path, folder: Path, say: Say) -> list[dic
 
 
 @asynccontextmanager
-async def _router(program: str, behind: Sequence[Server], folder: Path) -> AsyncIterator[Server]:
-    port = servers.free_port()
+async def _router(program: str, policy: str, behind: Sequence[Server], folder: Path) -> AsyncIterator[Server]:
+    port, metrics = servers.free_port(), servers.free_port()
     urls = [server.url for server in behind]
-    command = [program, "--worker-urls", *urls, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
-    async with servers.started(command, port, "/health", folder / "router.log") as server:
+    command = [program, "--worker-urls", *urls, "--host", "127.0.0.1", "--port", str(port), "--policy", policy]
+    command += ["--prometheus-port", str(metrics)]
+    async with servers.started(command, port, "/health", folder / f"router-{policy}.log") as server:
         yield server
 
 

@@ -302,7 +302,7 @@ async def test_calls_are_held_back_so_that_vllm_hardly_preempts(
         journal(f"the same memory and calls with the pool's own reserve, {known}: vLLM preempted {preempted}")
         check_whole(runs, answers, expected)
         before += preempted
-    assert preempted <= 5, "without the reserve more than fifty"
+    assert preempted <= 10, "without the reserve more than fifty"
 
 
 async def test_bursts_of_prompts_that_are_too_long_hurt_nobody(
