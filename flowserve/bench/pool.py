@@ -288,9 +288,10 @@ async def _sessions(plan: Plan, model: Path, folder: Path, say: Say) -> list[dic
         vllm, flowserve = await _both(stack, plan, model, folder, replicas=2)
         opponents: dict[str, list[Server]] = {"round robin": vllm}
         router = shutil.which("vllm-router")
-        for policy in ROUTER_POLICIES if router is not None else ():
-            serving = _router(router, policy, vllm, folder)
-            opponents[f"vllm-router {policy}"] = [await stack.enter_async_context(serving)]
+        if router is not None:
+            for policy in ROUTER_POLICIES:
+                serving = _router(router, policy, vllm, folder)
+                opponents[f"vllm-router {policy}"] = [await stack.enter_async_context(serving)]
         await _warm(plan, model, [*vllm, flowserve])
         cases = []
         for name, baseline in opponents.items():

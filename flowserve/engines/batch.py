@@ -73,9 +73,10 @@ class SlotBatch:
     chunks_prefill = True
     prefills_together = True
 
-    def __init__(self, model: PreTrainedModel, table: SlotTable) -> None:
+    def __init__(self, model: PreTrainedModel, table: SlotTable, state_name: str) -> None:
         self._model = model
         self._table = table
+        self._state_name = state_name
         self._device = model.device
         self._masks = _Masks(model)
         self._last_only = _accepts(model, "logits_to_keep")
@@ -136,8 +137,8 @@ class SlotBatch:
             input_ids=ids,
             attention_mask=self._masks(positions, self._table.visible),
             position_ids=positions,
-            past_key_values=self._table.cache,
             use_cache=True,
+            **{self._state_name: self._table.cache},
             **keep,
         ).logits
         return logits[:, -1].float()
@@ -156,7 +157,7 @@ class SoloBatch:
         self._budget_tokens = budget_tokens
         self._caches: dict[int, Any] = {}
         self._last_only = _accepts(model, "logits_to_keep")
-        self._state_name = "past_key_values"
+        self._state_name = ""
 
     def can_hold(self, slots: int, positions: Tokens) -> bool:
         return slots == 1 or slots * positions <= self._budget_tokens
@@ -198,10 +199,7 @@ class SoloBatch:
         cache = self._caches.get(slot)
         state = {} if cache is None else {self._state_name: cache}
         output = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=True, **state, **keep)
-        for name in ("past_key_values", "cache_params"):  # recurrent models call their state cache_params
-            if output.get(name) is not None:
-                self._state_name = name
-                self._caches[slot] = output[name]
+        self._state_name, self._caches[slot] = _state_of(output)
         logits: torch.Tensor = output.logits[0, -1]
         return logits.float()
 
@@ -249,11 +247,11 @@ def make_batch(model: PreTrainedModel, kv_bytes: Bytes) -> tuple[Batch, str]:
     """A batch that computes what the model computes, and a remark for the operator when that is one by one."""
     ids = [7, 3, 5, 1, 4, 9, 2, 6, 8, 5, 3, 7]
     try:
-        probe = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
-        table = SlotTable(probe.past_key_values, kv_bytes)
+        state_name, state = _state_of(model(input_ids=torch.tensor([ids], device=model.device), use_cache=True))
+        table = SlotTable(state, kv_bytes)
         if model.config._attn_implementation not in ("sdpa", "eager"):
             raise CannotShare(f"attention '{model.config._attn_implementation}' takes no mask")
-        batch = SlotBatch(model, table)
+        batch = SlotBatch(model, table, state_name)
         batch.hold(3, len(ids))
         batch.prefill(0, ids[:4], 0)
         batch.prefill(0, ids[4:-1], 4)
@@ -278,6 +276,19 @@ def _solo_tokens(model: PreTrainedModel, kv_bytes: Bytes) -> Tokens:
     config = model.config.get_text_config()
     per_token = 2 * config.num_hidden_layers * config.hidden_size * torch.finfo(model.dtype).bits // 8
     return int(kv_bytes // max(1, per_token))
+
+
+STATES = ("cache", "past_key_values", "cache_params")
+"""Names of what a model has read, as input and as output: in newer transformers; before; and before, for recurrent models."""
+
+
+def _state_of(output: Any) -> tuple[str, Any]:
+    """Its name, and itself. Raises CannotShare for a model that keeps none."""
+    for name in STATES:
+        state = getattr(output, name, None)
+        if state is not None:
+            return name, state
+    raise CannotShare("the model returns no cache")
 
 
 def _accepts(model: PreTrainedModel, name: str) -> bool:
