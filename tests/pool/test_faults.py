@@ -357,10 +357,10 @@ async def test_an_engine_that_is_drained_under_load_hands_its_calls_over(
     serve: Serve, make_engine: Make, expected: list[str], journal: Say
 ) -> None:
     first, second = make_engine(0), make_engine(1)
-    runtime = await serve(first, second, drain_s=0.05)
+    runtime = await serve(first, second, drain_s=0.0)
     runs = await submit(runtime, TEXTS[:16])
-    await writing([first, second])
-    journal("one engine is to be drained within 50 ms, with 8 of 16 runs on it, and room for 8 more on the other")
+    await writing([first, second], tokens=16)
+    journal("one engine is to be drained at once, with 8 of 16 runs on it, and room for 8 more on the other")
     runtime.drain(first.id)
     answers = await results(runs)
     report(journal, runs, runtime, expected[:16], answers)

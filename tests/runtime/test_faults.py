@@ -59,7 +59,7 @@ class Dying(FakeEngine):
         raise errors.EngineLost("the process is gone")
 
     def status(self) -> EngineStatus:
-        return EngineStatus(up=not self.dead, window=4, reason="the process is gone")
+        return EngineStatus(up=not self.dead, window=64, reason="the process is gone")
 
 
 class Truncating(FakeEngine):
