@@ -20,18 +20,27 @@ COLUMNS = {
     "what happened": "left",
 }  # fmt: skip
 
+DETAILS = {"running", "waiting", "window", "backlog", "ahead"}
+"""Columns that a narrow terminal does without; `--json` has everything."""
+WIDE = 110
+"""Characters from which a terminal has room for all of them."""
+
 
 def status(url: str, as_json: bool) -> None:
     rows = asyncio.run(_ask("GET", f"{url}/v1/pool"))["data"]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
+    console = Console()
+    shown = [name for name in COLUMNS if console.width >= WIDE or name not in DETAILS]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for name, side in COLUMNS.items():
-        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=name in ("engine", "state"))
+    for name in shown:
+        right = COLUMNS[name] == "right"
+        table.add_column(name, justify="right" if right else "left", no_wrap=right or name in ("engine", "state"))
     for row in rows:
-        table.add_row(*cells(row))
-    Console().print(table)
+        told = dict(zip(COLUMNS, cells(row), strict=True))
+        table.add_row(*(told[name] for name in shown))
+    console.print(table)
     for row in rows:
         if row["reason"]:
             print(f"{row['id']}: {row['reason']}")
