@@ -237,7 +237,7 @@ def drain_requested(state: SchedulerState, event: DrainRequested) -> None:
     for task in engine.queue.waiting():
         tasks.wait_anywhere(state, task)
     if engine.up:
-        moving.evacuate(state, engine, everything=False)
+        moving.evacuate(state, engine, everything=state.now >= engine.drain_until)
         if engine.running:
             health.watch(state, engine)
 

@@ -371,6 +371,19 @@ def test_what_a_drained_engine_still_has_when_its_time_is_up_moves_with_what_it_
     assert begin(kit, bench, "new") == "e0"
 
 
+def test_without_time_to_drain_everything_moves_at_once(kit: ModuleType) -> None:
+    bench = pool(kit, drain_s=0.0)
+    begin(kit, bench, "begun", Loss.CONTINUE, written=2)
+    assert kit.brief(bench.feed(DrainRequested(E0))) == [
+        "cancel 1 at e0",
+        "continued 1 moved",
+        "ready 1",
+        "close e0",
+        "running 1",
+        "dispatch 1 attempt 2 at e1 resume",
+    ]
+
+
 def test_the_last_engine_of_a_model_keeps_its_calls_while_it_is_drained(kit: ModuleType) -> None:
     bench = pool(kit, engines=1, drain_s=1.0)
     begin(kit, bench, "a", Loss.CONTINUE, written=1)
