@@ -116,12 +116,15 @@ def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
 
 
 def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> None:
-    """By sums over a span: news of many tokens can come at one time, so a single gap says nothing."""
+    """By sums over a span in which calls have waited for as long: news of many tokens can come at one time, so a single
+    gap says nothing, and neither do calls that end within one turn of the driver's loop. A span ends between bursts."""
     assert call.last_at is not None
-    if now - engine.span_at >= SPAN_S and engine.span_tokens:
+    waited = (now - call.last_at) * call.choices
+    between = 2 * waited * engine.span_tokens >= engine.span_busy
+    if between and now - engine.span_at >= SPAN_S and engine.span_busy >= SPAN_S:
         engine.pace = _mean(engine.pace, engine.span_busy / engine.span_tokens)
         engine.span_at, engine.span_busy, engine.span_tokens = now, 0.0, 0
-    engine.span_busy += (now - call.last_at) * call.choices
+    engine.span_busy += waited
     engine.span_tokens += count
 
 

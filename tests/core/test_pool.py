@@ -99,6 +99,18 @@ def test_news_that_comes_in_bursts_does_not_make_an_engine_look_fast(kit: Module
     assert bench.state.engines[kit.EngineId("e0")].pace == pytest.approx(0.01, rel=0.3)
 
 
+def test_calls_that_end_within_one_turn_of_the_loop_say_nothing_of_the_pace(kit: ModuleType) -> None:
+    bench = pool(kit, engines=1)
+    for number in range(20):
+        bench.submit(calls(kit), f"r{number}")
+        bench.measured(1, 10, run=f"r{number}", limit=1000)
+        for _ in range(3):
+            bench.tokens(1, run=f"r{number}", after=0.0001)
+        bench.tick(1.0)
+        bench.finish(1, run=f"r{number}")
+    assert bench.state.engines[kit.EngineId("e0")].pace == 0.0
+
+
 def test_an_idle_engine_that_was_slow_is_tried_again_after_a_while(kit: ModuleType) -> None:
     bench = pool(kit, window=16)
     for run, pace in (("a", 1.0), ("b", 0.05)):

@@ -351,7 +351,7 @@ async def test_calls_that_nobody_reads_say_so(serve: Any) -> None:
 
 
 async def test_prompts_with_a_common_beginning_meet_at_one_engine(serve: Any) -> None:
-    a, b = pair(delays=0.005)
+    a, b = pair(delays=0.05)
     runtime = await serve(a, b, prefix_tokens=8)
     texts = [" ".join(f"{topic}{i}" for i in range(400)) for topic in ("apple", "brick")]
     flow = workflow().program
