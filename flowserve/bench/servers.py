@@ -73,7 +73,7 @@ async def started(
 
 def _spawn(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None) -> "subprocess.Popen[bytes]":
     env = {**os.environ, **(environment or {})}
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, process_group=0)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -92,12 +92,12 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _group(leader: int) -> list[int]:
-    """Processes of the session that `leader` began."""
+    """Processes of the group that `leader` began: not a session, which Linux would give a share of each core by itself."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if int(_stat(int(entry.name))[3]) == leader:
+                if int(_stat(int(entry.name))[2]) == leader:
                     found.append(int(entry.name))
             except (OSError, ValueError, IndexError):
                 continue

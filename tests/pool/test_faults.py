@@ -127,7 +127,7 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.005)
 
 
-async def writing(engines: "Sequence[VLLMEngine]", tokens: int = 100) -> None:
+async def writing(engines: "Sequence[VLLMEngine]", tokens: int = 64) -> None:
     """Until each of them is in the middle of its answers."""
     before = [engine.status().tokens_out_total for engine in engines]
     await until(lambda: all(e.status().tokens_out_total >= b + tokens for e, b in zip(engines, before, strict=True)))
@@ -359,7 +359,7 @@ async def test_an_engine_that_is_drained_under_load_hands_its_calls_over(
     first, second = make_engine(0), make_engine(1)
     runtime = await serve(first, second, drain_s=0.0)
     runs = await submit(runtime, TEXTS[:16])
-    await writing([first, second], tokens=16)
+    await writing([first, second])
     journal("one engine is to be drained at once, with 8 of 16 runs on it, and room for 8 more on the other")
     runtime.drain(first.id)
     answers = await results(runs)

@@ -73,7 +73,9 @@ class Nursery:
                 [sys.executable, "-m", "flowserve.engines.vllm.nursery", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the server, which then closes its engines
+                # A group of its own: Ctrl-C is for the server, which then closes its engines. Not a session: Linux gives each
+                # session its share of a core (sched_autogroup), and the server then waits for seconds behind its own engines.
+                process_group=0,
                 stdout=self._log,
                 stderr=self._log,
                 env={**environment_of({}), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

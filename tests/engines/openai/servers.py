@@ -59,7 +59,7 @@ def vllm_server(folder: Path, log: Path, *flags: str) -> Iterator[VLLMServer]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, process_group=0, cwd=log.parent
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -70,7 +70,7 @@ def vllm_server(folder: Path, log: Path, *flags: str) -> Iterator[VLLMServer]:
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session, and whatever it has started."""
+    """End a process that leads a group, and whatever it has started."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)

@@ -78,6 +78,12 @@ async def read_until_lost(engine: VLLMEngine, call: Call, then: Callable[[], obj
     return lost.value
 
 
+async def test_an_engine_is_spared_the_terminals_ctrl_c_and_shares_cores_with_the_server(engine: VLLMEngine) -> None:
+    for process in family(engine):
+        assert os.getpgid(process.pid) == engine.pid != os.getpgid(0)
+        assert os.getsid(process.pid) == os.getsid(0), "a session of its own would have a share of its own"
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 async def test_a_call_of_a_dying_engine_core_is_lost_and_the_engine_can_be_started_again(
     engine: VLLMEngine, call: MakeCall, how: signal.Signals
