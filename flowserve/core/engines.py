@@ -145,7 +145,7 @@ def _unserved(state: SchedulerState) -> None:
 
 
 def reported(state: SchedulerState, event: EngineReported) -> None:
-    """Load and progress. Calls that wait inside it may be better off elsewhere."""
+    """Load and progress. Calls that wait inside it may be better off elsewhere, and those of a slow one."""
     engine = state.engines.get(event.engine)
     if engine is None or not engine.up:
         state.stale += 1
@@ -157,6 +157,8 @@ def reported(state: SchedulerState, event: EngineReported) -> None:
     engine.steps, engine.preemptions = event.steps, event.preemptions
     if event.waiting:
         moving.rebalance(state, engine, preempted)
+    elif engine.running and engine.pace:
+        moving.relieve(state, engine)
 
 
 def kv_changed(state: SchedulerState, event: KVChanged) -> None:

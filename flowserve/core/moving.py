@@ -6,15 +6,23 @@ nothing loses nothing. One that cannot go on elsewhere (`Loss`) begins anew, so 
 Each call moves at most `max_moves` times.
 """
 
+from collections.abc import Iterator
+from math import inf
+
 from flowserve.core import failing, load, placement, tasks
 from flowserve.core.commands import Preempt
 from flowserve.core.engine_state import Drain, Engine, ModelCall
 from flowserve.core.events import Code, Loss
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
+from flowserve.ids import Seconds
 
 FULL = 0.95
 """Share of KV memory in use from which an engine that pushes calls out gives one away."""
+SLOW = 3.0
+"""A slow engine gives a call away that another would end in a third of the time,"""
+GAIN_S: Seconds = 1.0
+"""and by so much sooner."""
 
 
 def move(state: SchedulerState, task: Task) -> None:
@@ -83,23 +91,58 @@ def _size(task: Task) -> tuple[int, int]:
 
 def _better_place(state: SchedulerState, engine: Engine, task: Task) -> bool:
     """Would another engine begin `task` at once, and does nobody wait for that place?"""
+    return any(True for _ in _better_places(state, engine, task))
+
+
+def _better_places(state: SchedulerState, engine: Engine, task: Task) -> Iterator[Engine]:
     call = task.call
     assert call is not None
     if not may_move(state, call):
-        return False
+        return
     model = task.run.shape.models[task.node.id]
     queue = state.models.get(model)
     if queue is not None and queue.size:
+        return
+    for other in state.serving.get(model, ()):
+        if (
+            other is not engine
+            and placement.takes_calls(other)
+            and not other.waiting
+            and not other.backlog
+            and other.seats < other.limit
+            and placement.has_room(state, other, call)
+        ):
+            yield other
+
+
+def relieve(state: SchedulerState, engine: Engine) -> None:
+    """`engine` computes: where it is slow, give the call with most to come to one that would have it done long before."""
+    paces = [placement.pace(state, other) for other in state.engines.values() if other.up and other is not engine]
+    if engine.pace <= SLOW * min(filter(None, paces), default=inf):
+        return
+    sooner = [task for task in engine.running if task.call is not None and _ends_sooner(state, engine, task)]
+    if sooner:
+        move(state, max(sooner, key=_to_come))
+
+
+def _to_come(task: Task) -> tuple[int, int]:
+    assert task.call is not None
+    return task.call.decode, task.id
+
+
+def _ends_sooner(state: SchedulerState, engine: Engine, task: Task) -> bool:
+    """Much sooner, elsewhere, though its prompt and what it has written are computed once more."""
+    call = task.call
+    assert call is not None
+    here = call.decode * engine.pace
+    if here <= GAIN_S:
         return False
-    return any(
-        other is not engine
-        and placement.takes_calls(other)
-        and not other.waiting
-        and not other.backlog
-        and other.seats < other.limit
-        and placement.has_room(state, other, call)
-        for other in state.serving.get(model, ())
-    )
+    for other in _better_places(state, engine, task):
+        pace = placement.pace(state, other)
+        there = load.prompt_tokens(state, call) * placement.prefill_s(state, other) + call.decode * pace
+        if pace and here > SLOW * there and here - there > GAIN_S:
+            return True
+    return False
 
 
 def make_room(state: SchedulerState, task: Task) -> Engine | None:

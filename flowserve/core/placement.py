@@ -51,12 +51,12 @@ def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> E
     fresh = load.prompt_tokens(state, call) if call.measured else 0
     own = weight * load.output_tokens(state, call)
     reuses = may_reuse(task)
-    paces = [_pace(state, engine) for engine in found]
-    fastest = min((pace for pace in paces if pace), default=0.0)
+    paces = [pace(state, engine) for engine in found]
+    fastest = min(filter(None, paces), default=0.0)
     best, best_cost = found[0], inf
-    for engine, pace in zip(found, paces, strict=True):
+    for engine, own_pace in zip(found, paces, strict=True):
         more = fresh - resident(state, engine, task) if reuses else fresh
-        slowness = min(SLOWEST, pace / fastest) if pace else 1.0
+        slowness = min(SLOWEST, own_pace / fastest) if own_pace else 1.0
         cost = (engine.backlog + more + weight * engine.ahead + own) * slowness / engine.limit
         if engine is call.avoid:
             cost = inf
@@ -65,7 +65,7 @@ def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> E
     return best
 
 
-def _pace(state: "SchedulerState", engine: Engine) -> Seconds:
+def pace(state: "SchedulerState", engine: Engine) -> Seconds:
     """Per token; 0: not known."""
     return engine.pace if engine.running or state.now - engine.progress_at < FORGOTTEN_S else 0.0
 
@@ -143,8 +143,12 @@ def home(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> En
 
 def patience_s(state: "SchedulerState", engine: Engine, task: "Task") -> Seconds:
     """How long `task` waits for `engine`: as long as another would compute what is resident there."""
-    rate = 1.0 / state.config.pool.prefill_rate if not engine.prefill_s else engine.prefill_s
-    return resident(state, engine, task) * rate
+    return resident(state, engine, task) * prefill_s(state, engine)
+
+
+def prefill_s(state: "SchedulerState", engine: Engine) -> Seconds:
+    """Per prompt token."""
+    return engine.prefill_s or 1.0 / state.config.pool.prefill_rate
 
 
 def is_known(state: "SchedulerState", model: str) -> bool:

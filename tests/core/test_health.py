@@ -449,6 +449,46 @@ def test_under_memory_pressure_the_smallest_call_that_can_go_on_elsewhere_is_giv
     assert out[0].run == "small"
 
 
+def slow_and_fast(kit: ModuleType, seconds: float, **more: Any) -> Any:
+    """Call "a" is at e0, which takes `seconds` a token; e1 takes a hundredth of a second, and is idle again."""
+    bench = pool(kit)
+    for run, pace in (("a", seconds), ("b", 0.01)):
+        bench.submit(call(kit), run)
+        bench.measured(1, 100, run=run, limit=200, **more)
+        for _ in range(50):
+            bench.tokens(1, run=run, after=pace)
+    bench.finish(1, run="b")
+    return bench
+
+
+def test_a_call_at_a_slow_engine_moves_to_one_that_ends_it_long_before(kit: ModuleType) -> None:
+    bench = slow_and_fast(kit, 0.1, on_loss=Loss.CONTINUE)
+    assert kit.brief(bench.report("e0", steps=1)) == [
+        "cancel 1 at e0",
+        "continued 1 moved",
+        "ready 1",
+        "running 1",
+        "dispatch 1 attempt 2 at e1 resume",
+    ]
+    assert bench.report("e1", steps=1) == [], "there it stays"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "more"),
+    [(0.02, {"on_loss": Loss.CONTINUE}), (0.1, {"on_loss": Loss.RESTART}), (0.1, {"on_loss": Loss.FAIL})],
+    ids=["hardly slower", "would begin anew", "would fail"],
+)
+def test_a_call_at_a_slow_engine_stays(kit: ModuleType, seconds: float, more: dict[str, Any]) -> None:
+    assert slow_and_fast(kit, seconds, **more).report("e0", steps=1) == []
+
+
+def test_a_call_that_is_almost_over_stays_at_its_slow_engine(kit: ModuleType) -> None:
+    bench = slow_and_fast(kit, 0.1, on_loss=Loss.CONTINUE)
+    for _ in range(145):
+        bench.tokens(1, run="a", after=0.1)
+    assert bench.report("e0", steps=1) == []
+
+
 # --- hedging ---------------------------------------------------------------------------------------------
 
 
