@@ -112,6 +112,7 @@ def _secret() -> bytes:
 
 
 def _check_options(entry: EngineSpec, options: Mapping[str, Any], known: list[str]) -> None:
+    known = [*known, *(item.name for item in fields(EngineSpec) if item.name != "options")]
     for name in options:
         if name not in known:
             raise unknown_option(f"engine '{entry.id or entry.kind}'", name, known)

@@ -47,6 +47,7 @@ def test_settings_describe_the_same_pools_as_files(tmp_path: Path) -> None:
             "NOT_SET_HERE, which is not set",
         ),
         (EngineSpec("fake", options={"replise": "x"}), "did you mean replies"),
+        (EngineSpec("fake", options={"role": "small"}), "did you mean roles"),
         (EngineSpec("fake", options={"cores": "0"}), "no setting 'cores'"),
     ],
 )
