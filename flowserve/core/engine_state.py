@@ -54,6 +54,7 @@ class ModelCall:
         "began_at",
         "choices",
         "decode",
+        "expected",
         "last_at",
         "limit",
         "measured",
@@ -78,6 +79,8 @@ class ModelCall:
         self.limit: Tokens = 0
         """Most tokens of output; 0: unknown."""
         self.choices = 1
+        self.expected: Tokens | None = None
+        """Output as calls of its node have it, over all choices; None: too few have been seen."""
         self.on_loss = Loss.RESTART
         self.prefix: tuple[int, ...] = ()
         self.written: Tokens = 0

@@ -54,9 +54,9 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
         yield f"{run!r} holds tasks or frames out of order"
     if run.rank != state.policy.rank(run, state.config):
         yield f"{run!r} has rank {run.rank}, policy says {state.policy.rank(run, state.config)}"
-    undone = [node for node in run.shape.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
-    if undone and run.shape.by_tail[run.pointer] != undone[0]:
-        yield f"{run!r} points at node {run.shape.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
+    undone = [node for node in run.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
+    if undone and run.by_tail[run.pointer] != undone[0]:
+        yield f"{run!r} points at node {run.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
     if len(run.history) > 2 * state.config.story_length:
         yield f"{run!r} remembers too much"
     for frame in run.frames.values():

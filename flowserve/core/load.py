@@ -2,6 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
+from flowserve.core import estimates
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
@@ -20,7 +21,8 @@ def prompt_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
 
 def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
     """Output that is still expected. At least one token: it is not over yet."""
-    return max(1, round(call.limit * state.output_share) - call.written)
+    expected = call.expected if call.expected is not None else round(call.limit * state.output_share)
+    return max(1, expected - call.written)
 
 
 def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
@@ -103,10 +105,13 @@ def computed(engine: Engine, now: Seconds) -> None:
     engine.progress_at = now
 
 
-def finished(state: SchedulerState, call: ModelCall, tokens_out: Tokens) -> None:
-    """What calls write of what they may."""
+def finished(state: SchedulerState, task: Task, tokens_out: Tokens) -> None:
+    """What calls write: those of this node, and of what they may."""
+    call = task.call
+    assert call is not None
     if call.limit:
         share = min(1.0, tokens_out / call.limit)
+        estimates.wrote(task, share)
         state.output_share = (1 - LEARNING) * state.output_share + LEARNING * share
 
 

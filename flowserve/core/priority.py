@@ -62,7 +62,7 @@ def critical_path_rank(run: "Run", config: Config) -> float:
 
 def critical_path_order(task: "Task") -> float:
     """Minus the tail of its node, which reaches from there to the end of the run also for nested nodes."""
-    return -task.run.shape.tails[task.node.id]
+    return -task.run.tails[task.node.id]
 
 
 def arrival_rank(run: "Run", config: Config) -> float:

@@ -71,9 +71,9 @@ def _advance(state: SchedulerState, frame: Frame) -> None:
 
     `by_tail` descends, so the first node that is not done carries the remaining critical path.
     """
-    run, shape, nodes = frame.run, frame.run.shape, frame.nodes
-    before = run.pointer
-    while run.pointer < len(shape.by_tail) and nodes[shape.position[shape.by_tail[run.pointer]]] is None:
+    run, nodes = frame.run, frame.nodes
+    before, by_tail, position = run.pointer, run.by_tail, run.shape.position
+    while run.pointer < len(by_tail) and nodes[position[by_tail[run.pointer]]] is None:
         run.pointer += 1
     if run.pointer == before:
         return

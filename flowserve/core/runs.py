@@ -6,7 +6,7 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, readiness, tasks
+from flowserve.core import admission, estimates, readiness, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
@@ -39,6 +39,8 @@ def submitted(state: SchedulerState, event: RunSubmitted) -> None:
     urgency = level(event.tier, event.priority, state.config)
     run = state.runs[event.run] = Run(event.run, state.arrivals, shape, state.now, urgency)
     run.tenant, run.session = event.tenant, event.session
+    known = estimates.begin(state, shape)
+    run.tails, run.by_tail = known.tails, known.by_tail
     run.history = deque((state.now, event), maxlen=2 * state.config.story_length)
     run.rank = state.policy.rank(run, state.config)
     limit = event.deadline_s if event.deadline_s is not None else state.config.default_deadline_s

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine, ModelCall
+from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
 from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
@@ -75,6 +76,7 @@ class Run:
 
     __slots__ = (
         "arrival",
+        "by_tail",
         "calls",
         "deadline",
         "executions",
@@ -94,6 +96,7 @@ class Run:
         "shape",
         "started",
         "submitted_at",
+        "tails",
         "tasks",
         "tenant",
         "timer",
@@ -108,6 +111,10 @@ class Run:
         """Number in order of acceptance, from 1; ends ties between runs."""
         self.shape = shape
         self.plan = shape.plan
+        self.tails = shape.tails
+        """Per node id: the remaining critical path from its start, as known when the run was accepted."""
+        self.by_tail = shape.by_tail
+        """Nodes of block 0, longest tail first."""
         self.submitted_at = submitted_at
         self.level = level
         """Tier and client priority as one number, 0 the most urgent; see `priority.level`."""
@@ -130,7 +137,7 @@ class Run:
         self.last_frame = -1
         """Last frame id given; the first is 0."""
         self.pointer = 0
-        """Into `shape.by_tail`: nodes before it have completed. It only moves forward."""
+        """Into `by_tail`: nodes before it have completed. It only moves forward."""
         self.rank = 0.0
         """Place among runs, lower first; what the policy said when `pointer` last moved. Never rises."""
         self.lanes: dict[str, Lane] = {}
@@ -146,8 +153,7 @@ class Run:
     @property
     def remaining_s(self) -> Seconds:
         """Estimated seconds of its remaining critical path, or 0 when all its nodes have completed."""
-        shape = self.shape
-        return shape.tails[shape.by_tail[self.pointer]] if self.pointer < len(shape.by_tail) else 0.0
+        return self.tails[self.by_tail[self.pointer]] if self.pointer < len(self.by_tail) else 0.0
 
     def __repr__(self) -> str:
         word = "over" if self.over else "running" if self.started else "queued"
@@ -233,6 +239,7 @@ class Task:
 
     __slots__ = (
         "attempt",
+        "began_at",
         "call",
         "deadline",
         "expansion",
@@ -284,6 +291,8 @@ class Task:
         """Whose room it takes while it runs; None for kinds that need none."""
         self.timer: Timer | None = None
         """Time limit while it is at work, back-off while RETRYING; None without one."""
+        self.began_at: Seconds = 0.0
+        """When the present execution was dispatched; an agent's: its first step."""
         self.deadline: Seconds = inf
         """When the present execution must have ended, all limits around it included."""
         self.expansion: Expansion | None = None
@@ -320,6 +329,7 @@ class SchedulerState:
         "draining",
         "ended",
         "engines",
+        "estimates",
         "hedges",
         "homes",
         "immediate",
@@ -357,6 +367,8 @@ class SchedulerState:
         """Runs accepted so far."""
         self.shapes: dict[str, PlanShape] = {}
         """Arrays of the plans that live runs use, by digest."""
+        self.estimates = Estimates()
+        """What was seen of the nodes of each plan."""
         self.engines: dict[EngineId, Engine] = {}
         """Every engine heard of, in order of arrival."""
         self.serving: dict[str, list[Engine]] = {}

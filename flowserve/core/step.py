@@ -55,7 +55,19 @@ raises InternalError with the run's story, and changes nothing.
 from collections.abc import Callable
 from typing import Any
 
-from flowserve.core import agents, dispatching, engines, expansion, failing, health, hedging, load, runs, tasks
+from flowserve.core import (
+    agents,
+    dispatching,
+    engines,
+    estimates,
+    expansion,
+    failing,
+    health,
+    hedging,
+    load,
+    runs,
+    tasks,
+)
 from flowserve.core.commands import Command, Mark, Role, Status, WakeAt
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import (
@@ -161,6 +173,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     call.measured = True
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
     call.on_loss, call.prefix = event.on_loss, event.prefix
+    call.expected = estimates.output_tokens(task, event.limit)
     tasks.wait_for_engine(state, task)
 
 
