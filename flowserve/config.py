@@ -81,6 +81,10 @@ class RuntimeConfig:
 
     policy: str = "critical_path"
     """Name in `core.priority.POLICIES`."""
+    fairness: float = 1.0
+    """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""
+    tenant_weights: tuple[tuple[str, float], ...] = ()
+    """Tenant -> its share of the engines relative to others; who is not named has 1."""
     max_live_runs: int = 512
     """Runs accepted and not yet ended; one more is answered with Overloaded."""
     tool_window: int = 32
@@ -102,5 +106,6 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            may_be_zero = item.name == "fairness" and value == 0
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0 and not may_be_zero:
                 raise ConfigError(f"RuntimeConfig.{item.name}: expected a number above 0, got {value}")

@@ -53,6 +53,7 @@ Embedder = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="write the result object to this file")]
 INDEXES = Path(".flowserve/indexes")
+POLICY = "critical_path"
 
 
 @app.command()
@@ -70,14 +71,15 @@ def serve(
     embedder: Embedder = "minilm",
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
-    policy: Annotated[str, typer.Option(help="who goes first: critical_path or fcfs")] = "critical_path",
+    policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
+    weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
 ) -> None:
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
 
-    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool)
+    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight)
     serving.serve(file, settings, host, port, insecure, record)
 
 
@@ -278,14 +280,15 @@ def _settings(
     model: str,
     indexes: Path,
     embedder: str,
-    policy: str = "critical_path",
+    policy: str = POLICY,
     replicas: int = 1,
     url: list[str] | None = None,
     engine_arg: list[str] | None = None,
     pool: Path | None = None,
+    weight: list[str] | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
-    from flowserve.cli.targets import engine_args
+    from flowserve.cli.targets import engine_args, weights
     from flowserve.config import RuntimeConfig
 
     return Settings(
@@ -297,7 +300,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
-        runtime=RuntimeConfig(policy=policy),
+        runtime=RuntimeConfig(policy=policy, tenant_weights=weights(weight or [])),
     )
 
 

@@ -29,6 +29,7 @@ ENOUGH = 4
 MOST_PLANS = 1024
 """Plans that are remembered; the one that was used least recently goes first."""
 
+_CALLS = (Kind.LLM, Kind.AGENT)
 _TIMED = (Kind.LLM, Kind.TOOL, Kind.SEARCH, Kind.AGENT)
 _COUNTED = (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.DYNAMIC)
 
@@ -53,7 +54,7 @@ class Figure:
 class PlanFigures:
     """What was seen of one plan's nodes."""
 
-    __slots__ = ("arms", "by_tail", "figures", "fresh", "plan", "tails", "written")
+    __slots__ = ("arms", "by_hops", "by_tail", "figures", "fresh", "hops", "plan", "tails", "work", "works", "written")
 
     def __init__(self, shape: "PlanShape") -> None:
         self.plan: Plan = shape.plan
@@ -65,6 +66,12 @@ class PlanFigures:
         """Per SWITCH: how often each arm was taken, fading."""
         self.tails = shape.tails
         self.by_tail = shape.by_tail
+        self.hops, self.by_hops = _hops(self.plan)
+        """As `tails` and `by_tail`, in model calls instead of seconds."""
+        self.works = _works(self, 1.0)
+        """Per node: seconds of model calls of one execution, side by side or not."""
+        self.work = _sum(self)
+        """Of a whole run."""
         self.fresh = 0
         """Observations since `tails` were computed."""
 
@@ -105,18 +112,66 @@ def _recompute(estimates: Estimates, known: PlanFigures) -> None:
     scale = estimates.scale.mean if estimates.scale.seen >= FRESH else 1.0
 
     def cost_of(node: Node, bodies: Sequence[Seconds]) -> Seconds:
-        figure = known.figures[node.id]
         if node.bodies:
-            return expanded_s(node, figure.mean if figure.seen else prior_count(node), bodies, _shares(known, node))
-        if figure.seen:
-            return figure.mean
-        return node.cost_s * scale if node.kind in (Kind.LLM, Kind.AGENT) else node.cost_s
+            return expanded_s(node, _counted(known, node), bodies, _shares(known, node))
+        return _seconds(known, node, scale)
 
     plan = known.plan
     cost, local = costs(plan.nodes, plan.blocks, cost_of)
     known.tails = tails(plan.nodes, plan.blocks, cost, local)
     known.by_tail = by_tail(plan.blocks[0], known.tails)
+    known.works = _works(known, scale)
+    known.work = _sum(known)
     known.fresh = 0
+
+
+def _seconds(known: PlanFigures, node: Node, scale: float) -> Seconds:
+    """Of a node without bodies."""
+    figure = known.figures[node.id]
+    if figure.seen:
+        return figure.mean
+    return node.cost_s * scale if node.kind in _CALLS else node.cost_s
+
+
+def _counted(known: PlanFigures, node: Node) -> float:
+    """Frames or calls of a node with bodies."""
+    figure = known.figures[node.id]
+    return figure.mean if figure.seen else prior_count(node)
+
+
+def _works(known: PlanFigures, scale: float) -> list[Seconds]:
+    """Bodies have larger numbers than the blocks that hold them, so one pass from the last block to the first does it."""
+    plan = known.plan
+    works = [0.0] * len(plan.nodes)
+    for block in reversed(plan.blocks):
+        for id in block.nodes:
+            node = plan.nodes[id]
+            if node.bodies:
+                bodies = [sum(works[inner] for inner in plan.blocks[body].nodes) for body in node.bodies]
+                works[id] = _repeated(known, node, bodies)
+            elif node.kind in _CALLS:
+                works[id] = _seconds(known, node, scale)
+    return works
+
+
+def _repeated(known: PlanFigures, node: Node, bodies: Sequence[Seconds]) -> Seconds:
+    if node.kind is Kind.SWITCH:
+        return expanded_s(node, 1, bodies, _shares(known, node))
+    return _counted(known, node) * max(bodies, default=0.0)
+
+
+def _sum(known: PlanFigures) -> Seconds:
+    return sum(known.works[id] for id in known.plan.blocks[0].nodes)
+
+
+def _hops(plan: Plan) -> tuple[tuple[float, ...], tuple[NodeId, ...]]:
+    """Remaining critical paths when every model call counts 1 and everything else nothing."""
+
+    def one(node: Node, bodies: Sequence[float]) -> float:
+        return expanded_s(node, prior_count(node), bodies) if node.bodies else float(node.kind in _CALLS)
+
+    found = tails(plan.nodes, plan.blocks, *costs(plan.nodes, plan.blocks, one))
+    return found, by_tail(plan.blocks[0], found)
 
 
 def _shares(known: PlanFigures, node: Node) -> list[float]:

@@ -2,7 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core import estimates
+from flowserve.core import estimates, service
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
@@ -48,6 +48,7 @@ def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) ->
     engine.tiers[tier(task.run.level, state.config)] += 1
     engine.resident.add(call.prefix)
     state.calls += 1
+    service.taken(state, task)
 
 
 def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
@@ -55,6 +56,7 @@ def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
     call = task.call
     assert call is not None
     del engine.running[task]
+    service.left(state, task, state.now - call.began_at)
     task.run.calls.pop(task, None)
     _add(engine, call, -1)
     engine.tiers[tier(task.run.level, state.config)] -= 1

@@ -6,7 +6,7 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, estimates, readiness, tasks
+from flowserve.core import admission, estimates, readiness, service, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
@@ -40,13 +40,15 @@ def submitted(state: SchedulerState, event: RunSubmitted) -> None:
     run = state.runs[event.run] = Run(event.run, state.arrivals, shape, state.now, urgency)
     run.tenant, run.session = event.tenant, event.session
     known = estimates.begin(state, shape)
-    run.tails, run.by_tail = known.tails, known.by_tail
+    run.tails, run.by_tail = state.policy.paths(known)
+    run.works, run.work = known.works, known.work
+    service.begin(state, run)
     run.history = deque((state.now, event), maxlen=2 * state.config.story_length)
-    run.rank = state.policy.rank(run, state.config)
     limit = event.deadline_s if event.deadline_s is not None else state.config.default_deadline_s
     if limit is not None and limit < inf:
         run.deadline = state.now + limit
         state.timers.start(run.deadline, run)
+    run.rank = state.policy.rank(run, state.config)
     state.out.append(Mark(run.id, Status.QUEUED))
     frame = readiness.enter(state, run, BlockId(0), None, 0)
     for position in frame.block.roots:
@@ -92,6 +94,7 @@ def forget(state: SchedulerState, run: Run) -> None:
     """Take `run` out of every table."""
     run.over = True
     del state.runs[run.id]
+    service.end(state, run)
     for lane in run.lanes.values():
         lane.queue.drop(lane)
     run.lanes.clear()

@@ -65,6 +65,7 @@ from flowserve.core import (
     health,
     hedging,
     load,
+    readiness,
     runs,
     tasks,
 )
@@ -134,12 +135,22 @@ def _settle(state: SchedulerState) -> None:
     while agenda:
         item = agenda.popleft()
         CONSEQUENCES[item.todo](state, item)
+    _rerank(state)
     dispatching.fill(state)
+    _rerank(state)
     state.stirred = False
     due = state.timers.earliest()
     if due is not None and (state.wake_at is None or due < state.wake_at):
         state.wake_at = due
         state.out.append(WakeAt(due))
+
+
+def _rerank(state: SchedulerState) -> None:
+    """Runs whose calls left engines have had more service."""
+    if state.served:
+        served, state.served = state.served, {}
+        for run in served:
+            readiness.rerank(state, run)
 
 
 def _remember(state: SchedulerState, commands: list[Command]) -> None:

@@ -62,6 +62,8 @@ class Driver:
         self.state = SchedulerState(
             Config(
                 policy=config.policy,
+                fairness=config.fairness,
+                tenant_weights=config.tenant_weights,
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
                 search_window=config.search_window,

@@ -704,7 +704,7 @@ class Driver(Bench):
             assert not place.running
         own = [engine.queue for engine in state.engines.values()]
         for queue in [*state.models.values(), *own, state.tools.queue, state.searches.queue]:
-            assert queue.size == 0 and queue.lanes == 0 and len(queue.heap) <= 32
+            assert queue.size == 0 and all(not line.lanes and len(line.heap) <= 32 for line in queue.lines.values())
 
 
 def random_plan(rnd: Random) -> Plan:
