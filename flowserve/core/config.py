@@ -20,6 +20,9 @@ class Config:
     """Searches running at once, over all runs."""
     max_live_runs: int = 1024
     """Runs accepted and not yet ended; one more is rejected."""
+    hopeless: float = 2.0
+    """A run that is expected to take so many times what its deadline allows is rejected at once, with the estimate; 0: none.
+    Only where runs of its plan have been seen."""
     default_deadline_s: Seconds | None = None
     """Deadline of a run that was submitted without one; None: none."""
 

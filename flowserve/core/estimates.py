@@ -54,7 +54,20 @@ class Figure:
 class PlanFigures:
     """What was seen of one plan's nodes."""
 
-    __slots__ = ("arms", "by_hops", "by_tail", "figures", "fresh", "hops", "plan", "tails", "work", "works", "written")
+    __slots__ = (
+        "arms",
+        "by_hops",
+        "by_tail",
+        "figures",
+        "fresh",
+        "hops",
+        "learned",
+        "plan",
+        "tails",
+        "work",
+        "works",
+        "written",
+    )
 
     def __init__(self, shape: "PlanShape") -> None:
         self.plan: Plan = shape.plan
@@ -74,6 +87,8 @@ class PlanFigures:
         """Of a whole run."""
         self.fresh = 0
         """Observations since `tails` were computed."""
+        self.learned = False
+        """`tails` rest on what was seen of this plan."""
 
 
 class Estimates:
@@ -122,6 +137,7 @@ def _recompute(estimates: Estimates, known: PlanFigures) -> None:
     known.by_tail = by_tail(plan.blocks[0], known.tails)
     known.works = _works(known, scale)
     known.work = _sum(known)
+    known.learned = any(figure.seen for figure in known.figures)
     known.fresh = 0
 
 

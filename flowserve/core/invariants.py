@@ -43,6 +43,9 @@ def _whole(state: SchedulerState) -> Iterator[str]:
     for name, tenant in state.tenants.items():
         if tenant.runs != sum(run.tenant == name for run in state.runs.values()):
             yield f"tenant {name!r} counts {tenant.runs} runs"
+    work = sum(run.work for run in state.runs.values())
+    if abs(state.work - work) > 1e-6 * max(1.0, work):
+        yield f"{state.work} s of work are counted, the runs have {work}"
     at_engines = sum(len(engine.running) for engine in state.engines.values())
     if state.at_engines != at_engines:
         yield f"{state.at_engines} calls are counted at engines, {at_engines} are there"

@@ -75,7 +75,9 @@ def _advance(state: SchedulerState, frame: Frame, node: NodeId) -> None:
     by_tail, position = run.by_tail, run.shape.position
     while run.pointer < len(by_tail) and nodes[position[by_tail[run.pointer]]] is None:
         run.pointer += 1
-    run.work = max(0.0, run.work - run.works[node])
+    done = min(run.work, run.works[node])
+    run.work -= done
+    state.work -= done
     rerank(state, run)
 
 

@@ -50,7 +50,7 @@ class Tenant:
 
 def begin(state: "SchedulerState", run: "Run") -> None:
     """`run` is accepted."""
-    run.width = max(1.0, state.width)
+    state.work += run.work
     tenant = run.share = _tenant(state, run.tenant)
     if not tenant.runs:
         others = [other.counter for other in state.tenants.values() if other.runs]
@@ -60,6 +60,7 @@ def begin(state: "SchedulerState", run: "Run") -> None:
 
 def end(state: "SchedulerState", run: "Run") -> None:
     """`run` has ended."""
+    state.work = state.work - run.work if state.runs else 0.0
     tenant = run.share
     tenant.runs -= 1
     if tenant.runs:

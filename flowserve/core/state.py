@@ -381,6 +381,7 @@ class SchedulerState:
         "urgent",
         "wake_at",
         "width",
+        "work",
     )
 
     def __init__(self, config: Config | None = None) -> None:
@@ -405,6 +406,8 @@ class SchedulerState:
         """Model calls that are at engines."""
         self.width = 0.0
         """The most that were there at once, fading."""
+        self.work: Seconds = 0.0
+        """Estimated seconds of model calls that live runs still have to make."""
         self.engines: dict[EngineId, Engine] = {}
         """Every engine heard of, in order of arrival."""
         self.serving: dict[str, list[Engine]] = {}

@@ -23,7 +23,7 @@ from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
-from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
+from flowserve.errors import DeadlineHopeless, FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
 from flowserve.graphs.plan import Kind
 from flowserve.ids import EngineId, FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
@@ -186,6 +186,8 @@ class Driver:
             down = "; ".join(f"engine {m.engine.id}: {m.reason}" for m in self.pool.members.values() if not m.up)
             message = f"no engine is up for what '{run.program.plan.name}' calls ({down}); {again}"
             run.accepted.set_exception(Unavailable(message, command.retry_after_s))
+        elif command.expected_s is not None:
+            run.accepted.set_exception(_hopeless(run.program.plan.name, command))
         else:
             message = f"{len(self.live)} runs are live, which is the limit; {again}"
             run.accepted.set_exception(Overloaded(message, command.retry_after_s))
@@ -493,6 +495,18 @@ class Driver:
     def _show_progress(self, run: Run, task: TaskState, shown: Any) -> None:
         if not run.done:
             self.reporter.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
+
+
+def _hopeless(name: str, command: c.Reject) -> DeadlineHopeless:
+    assert command.expected_s is not None
+    alone = command.expected_s - command.wait_s
+    message = (
+        f"'{name}' cannot end in time: expected to take {command.expected_s:.3g} s, {alone:.3g} s by itself and "
+        f"{command.wait_s:.3g} s behind others. Give it a longer `timeout`"
+    )
+    if command.wait_s:
+        message += f", or try again in {command.retry_after_s:.0f} s"
+    return DeadlineHopeless(message, command.retry_after_s, command.expected_s)
 
 
 def _call_id(command: c.Reprioritise | c.Preempt) -> str:
