@@ -200,7 +200,8 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
     expansion.labels[event.label] = expansion.labels.get(event.label, 0) + 1
     spec = _sample_spec(task)
     assert spec.rule is not None
-    if RULES[spec.rule](expansion.labels, dict(spec.rule_args)):
+    left = expansion.width - expansion.failed - sum(expansion.labels.values())
+    if RULES[spec.rule](expansion.labels, {**dict(spec.rule_args), "left": left}):
         for frame in list(expansion.live.values()):
             tasks.kill_frame(state, frame)
         join(state, task)

@@ -743,7 +743,12 @@ def _random_node(
             return builder.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(
-                [(None, ()), ("certaindex", (("min_samples", 2.0), ("every", 1.0))), ("adaptive_consistency", ())]
+                [
+                    (None, ()),
+                    ("certaindex", (("min_samples", 2.0), ("every", 1.0))),
+                    ("adaptive_consistency", ()),
+                    ("decided", ()),
+                ]
             )
             return builder.sample(bodies[0], *deps, n=rnd.randint(1, 4), rule=rule, args=args, **fields)
         case Kind.SWITCH:
