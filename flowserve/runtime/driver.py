@@ -32,6 +32,7 @@ from flowserve.runtime.cache import ResultCache
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
 from flowserve.runtime.failures import code_of, error_for, reason, retry_after
+from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.reporting import Reporter
@@ -78,6 +79,7 @@ class Driver:
         self._threads = Threads(config.tool_window)
         self._executor = Executor(self.pool, retrieval, self._threads, self._delta)
         self._cache = ResultCache(config.cache_entries)
+        self._flights = Flights(self._cache)
         self._queue: deque[e.Event] = deque()
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
@@ -444,14 +446,11 @@ class Driver:
         return e.TaskFinished(run.id, task.id, command.attempt, *taken, tools, held, command.engine)
 
     async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
-        """A node with `cache=True` and equal arguments is answered from memory; same tenant, same workflow version."""
+        """A node with `cache=True` and equal arguments is computed once; same tenant, same workflow version."""
         key = self._cache.key(run, task)
-        if key is not None and key in self._cache:
-            return self._cache[key]
-        value = await self._leaf(run, task, command)
-        if key is not None:
-            self._cache[key] = value
-        return value
+        if key is None:
+            return await self._leaf(run, task, command)
+        return await self._flights.value(key, lambda: self._leaf(run, task, command))
 
     def _leaf(self, run: Run, task: TaskState, command: c.Dispatch) -> Coroutine[Any, Any, Any]:
         if run.raw is not None:
