@@ -56,6 +56,9 @@ class PoolConfig:
     """Times that one call is moved to another engine, or back into the queue, by the scheduler's own will."""
     preempt: bool = True
     """A call of a more urgent tier may push one of a less urgent tier out of an engine that has no room."""
+    tier_slowdown: float = 2.0
+    """Steps of an engine that serves urgent calls may take so many times longer than for one call alone before calls of less
+    urgent tiers have to wait. 0: no such bound."""
     hedge_after_s: Seconds = 0.0
     """An interactive call without a token after so long is sent to a second engine as well; 0: never."""
     hedge_share: float = 0.02

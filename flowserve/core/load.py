@@ -89,7 +89,7 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
         call.prefill = 0
         state.stirred = True
     else:
-        _learn_pace(engine, call, count, now)
+        state.stirred |= _learn_pace(engine, call, count, now)
     call.last_at = now
     call.written += count
     less = min(count, call.decode)
@@ -122,17 +122,22 @@ def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
         engine.prefill_s = _mean(engine.prefill_s, seconds / call.prefill)
 
 
-def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> None:
+def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> bool:
     """By sums over a span in which calls have waited for as long: news of many tokens can come at one time, so a single
-    gap says nothing, and neither do calls that end within one turn of the driver's loop. A span ends between bursts."""
+    gap says nothing, and neither do calls that end within one turn of the driver's loop. A span ends between bursts.
+    Whether one has ended: then more calls may join, or fewer."""
     assert call.last_at is not None
     waited = (now - call.last_at) * call.choices
     between = 2 * waited * engine.span_tokens >= engine.span_busy
-    if between and now - engine.span_at >= SPAN_S and engine.span_busy >= SPAN_S:
-        engine.pace = _mean(engine.pace, engine.span_busy / engine.span_tokens)
+    ended = between and now - engine.span_at >= SPAN_S and engine.span_busy >= SPAN_S
+    if ended:
+        seconds = engine.span_busy / engine.span_tokens
+        engine.pace = _mean(engine.pace, seconds)
+        engine.step_time.add(engine.span_busy / (now - engine.span_at), seconds)
         engine.span_at, engine.span_busy, engine.span_tokens = now, 0.0, 0
     engine.span_busy += waited
     engine.span_tokens += count
+    return ended
 
 
 def _mean(before: float, new: float) -> float:

@@ -137,7 +137,9 @@ def _settle(state: SchedulerState) -> None:
         CONSEQUENCES[item.todo](state, item)
     _rerank(state)
     dispatching.fill(state)
-    _rerank(state)
+    while state.served:  # room was made by pushing calls out, which changed who is first
+        _rerank(state)
+        dispatching.fill(state)
     state.stirred = False
     due = state.timers.earliest()
     if due is not None and (state.wake_at is None or due < state.wake_at):
@@ -147,10 +149,9 @@ def _settle(state: SchedulerState) -> None:
 
 def _rerank(state: SchedulerState) -> None:
     """Runs whose calls left engines have had more service."""
-    if state.served:
-        served, state.served = state.served, {}
-        for run in served:
-            readiness.rerank(state, run)
+    served, state.served = state.served, {}
+    for run in served:
+        readiness.rerank(state, run)
 
 
 def _remember(state: SchedulerState, commands: list[Command]) -> None:
