@@ -275,6 +275,29 @@ def bench_load(
     benching.load(json, url, clients, seconds)
 
 
+@bench.command("workflows")
+def bench_workflows(
+    json: Json = None,
+    svg: Annotated[Path | None, typer.Option(help="write a picture of the speedups to this file")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="only this one; again for each further one")] = None,
+    rounds: Annotated[int, typer.Option(help="loads per system and workload", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="of arrivals per load", min=1.0)] = 20.0,
+    load: Annotated[float, typer.Option(help="factor on all arrival rates", min=0.01)] = 1.0,
+    size: Annotated[str, typer.Option(help="random weights: 4m, 66m, 165m, 1b, 8b")] = "66m",
+    model: Annotated[Path | None, typer.Option(help="a model's folder, instead of random weights")] = None,
+    replicas: Annotated[int, typer.Option(help="vLLM servers", min=1)] = 2,
+    policy: Annotated[str, typer.Option(help="FlowServe's; another one than the default is an ablation")] = POLICY,
+    shared: Annotated[bool, typer.Option(help="FlowServe in front of the baselines' servers, over HTTP")] = False,
+    scale: Annotated[float, typer.Option(help="factor on the published lengths of prompts and answers")] = 0.125,
+) -> None:
+    """Whole workflows on FlowServe, in LangGraph and in asyncio, on the same vLLM servers."""
+    from flowserve.cli import benching
+
+    os.environ["FLOWSERVE_BENCH_SCALE"] = str(scale)
+    options = {"rounds": rounds, "seconds": seconds, "load": load, "size": size, "model": model}
+    benching.workflows(json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared)
+
+
 def _settings(
     engine: str,
     model: str,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flowserve.bench import report
 from flowserve.cli.targets import say
@@ -36,6 +37,18 @@ def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, 
 
     results = bench.run(model, size, quick, parts or bench.PARTS, say)
     report.write("flowserve bench pool", results, bench.SEED, out)
+
+
+def workflows(out: Path | None, svg: Path | None, names: Sequence[str], **options: Any) -> None:
+    from flowserve.bench.workflows import compare
+    from flowserve.bench.workflows.picture import picture
+
+    results = compare.run(names, **options, say=say)
+    if svg is not None:
+        where = "GPU" if results["gpu"] else "CPU"
+        title = f"FlowServe against LangGraph on vLLM ({where}): latency of workflows, LangGraph / FlowServe"
+        svg.write_text(picture(results["workloads"], title), encoding="utf-8")
+    report.write("flowserve bench workflows", results, compare.SEED, out)
 
 
 def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
