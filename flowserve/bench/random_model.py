@@ -59,6 +59,9 @@ def make(size: str, folder: Path, seed: int = 0) -> Path:
             model.lm_head.weight.data[number] = 0
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the engines that are started next need it
     return folder
 
 

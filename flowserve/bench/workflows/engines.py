@@ -47,7 +47,7 @@ def arguments(setup: Setup) -> dict[str, Any]:
         "enable_prefix_caching": True,
     }
     if setup.gpu:
-        share = round(0.85 / (setup.engines * (1 if setup.shared else 2)), 3)
+        share = round(0.84 / (setup.engines * (1 if setup.shared else 2)), 3)
         return given | {"max_num_seqs": 256, "gpu_memory_utilization": share}
     return given | {"kv_cache_memory_bytes": 512 << 20, "enforce_eager": True, "block_size": 32}
 
