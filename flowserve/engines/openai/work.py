@@ -52,6 +52,8 @@ class Work:
         raise Interrupted
 
     def _interrupt(self) -> None:
+        if self._interrupted:
+            return  # it is being broken off already, and a timeout that expires can be told nothing
         self._interrupted = True
         if self._waiting is not None:
             self._waiting.reschedule(0)
