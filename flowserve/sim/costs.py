@@ -1,0 +1,123 @@
+"""How long one step of an engine takes: a + b * prompt tokens + c * sequences that write + d * KV tokens read.
+
+Every term is a thing an engine does: start a step and read the weights, compute prompt tokens, sample and move one token
+per sequence, read the KV of what went before. The four numbers come from measurements by least squares (`fit`), or from
+the data sheet of the device (`KNOWN`).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowserve.errors import ConfigError
+from flowserve.ids import Seconds, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Coefficients, in seconds."""
+
+    step_s: Seconds
+    """a: of any step."""
+    prefill_s: Seconds
+    """b: per prompt token computed."""
+    decode_s: Seconds
+    """c: per sequence that writes a token."""
+    kv_s: Seconds
+    """d: per token of KV that is read."""
+
+    def seconds(self, prefill: Tokens, decodes: int, kv: Tokens) -> Seconds:
+        return self.step_s + self.prefill_s * prefill + self.decode_s * decodes + self.kv_s * kv
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """So many steps took so long together. The other fields are sums over these steps."""
+
+    seconds: Seconds
+    steps: int = 1
+    prefill: Tokens = 0
+    decodes: int = 0
+    kv: Tokens = 0
+
+
+def of_call(prompt: Tokens, output: Tokens, ttft_s: Seconds, e2e_s: Seconds) -> tuple[Sample, Sample]:
+    """What a call teaches that had the engine to itself: one step of prefill, and a step per further token."""
+    rest = max(0, output - 1)
+    read = rest * prompt + rest * (rest + 1) // 2
+    return Sample(ttft_s, 1, prompt, 0, 0), Sample(e2e_s - ttft_s, rest, 0, rest, read)
+
+
+H100_8B = StepCosts(step_s=6.5e-3, prefill_s=3.2e-5, decode_s=2.0e-5, kv_s=5.6e-8)
+"""An 8B model in 16 bits on an H100 SXM, by its data sheet, not measured: 16 GB of weights at 75 % of 3.35 TB/s; 16 GFLOP
+per prompt token at half of 990 TFLOP/s; 128 KiB of KV per token (32 layers, 8 KV heads of 128) at 70 % of 3.35 TB/s; 20 us
+per sequence for sampling and scheduling."""
+
+KNOWN = {"h100-8b": H100_8B}
+"""By the name that a workload file may use."""
+
+
+def fit(samples: Sequence[Sample]) -> StepCosts:
+    """Least squares over relative errors, so that short steps count as much as long ones. No coefficient is negative: one
+    that would be is 0, and the others are fitted without it. Raises ConfigError for fewer than four samples."""
+    used = [sample for sample in samples if sample.steps and sample.seconds > 0]
+    if len(used) < 4:
+        raise ConfigError(f"a cost model needs at least 4 samples with steps and a duration; got {len(used)}")
+    rows = np.array([(s.steps, s.prefill, s.decodes, s.kv) for s in used], float)
+    times = np.array([s.seconds for s in used])
+    rows, times = rows / times[:, None], np.ones(len(used))
+    active = [column for column in range(4) if rows[:, column].any()]
+    found = np.zeros(4)
+    while active:
+        scale = np.linalg.norm(rows[:, active], axis=0)
+        solved = np.linalg.lstsq(rows[:, active] / scale, times, rcond=None)[0] / scale
+        if (solved >= 0).all():
+            found[active] = solved
+            break
+        del active[int(np.argmin(solved * scale))]
+    return StepCosts(*map(float, found))
+
+
+def error(costs: StepCosts, samples: Iterable[Sample]) -> float:
+    """Median relative error of the samples' times."""
+    errors = [
+        abs(costs.step_s * s.steps + costs.seconds(s.prefill, s.decodes, s.kv) - costs.step_s - s.seconds) / s.seconds
+        for s in samples
+        if s.steps and s.seconds > 0
+    ]
+    return float(np.median(errors)) if errors else 0.0
+
+
+def read(path: Path) -> StepCosts:
+    """Costs from a JSON file: `{"costs": {...}}`, or measurements to fit: `{"steps": [...], "calls": [...]}`.
+
+    A step is `{"seconds", "steps", "prefill", "decodes", "kv"}`; a call, alone at its engine, is `{"prompt", "output",
+    "ttft_s", "e2e_s"}`. Raises ConfigError.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if "costs" in value:
+            return StepCosts(**value["costs"])
+        samples = [Sample(**step) for step in value.get("steps", ())]
+        for call in value.get("calls", ()):
+            samples += of_call(**call)
+    except (OSError, ValueError, TypeError, AttributeError) as wrong:
+        raise ConfigError(f"{path}: expected JSON with costs, or with measured steps or calls: {wrong}") from wrong
+    return fit(samples)
+
+
+def parse(value: Any, folder: Path) -> StepCosts:
+    """A name in `KNOWN`, a table of the four coefficients, or a JSON file beside the workload."""
+    if isinstance(value, str) and value in KNOWN:
+        return KNOWN[value]
+    if isinstance(value, Mapping) and value.keys() == asdict(H100_8B).keys():
+        return StepCosts(**value)
+    if isinstance(value, str) and value.endswith(".json"):
+        return read(folder / value)
+    raise ConfigError(
+        f"costs: expected one of {', '.join(KNOWN)}, a .json file, or a table of {', '.join(asdict(H100_8B))}; got {value!r}"
+    )
