@@ -28,7 +28,7 @@ from flowserve.sim.heap import Heap
 from flowserve.sim.programs import Program, Size
 from flowserve.sim.services import Chaos, Services
 
-FAIL, WHICH, WHERE, BUSY, TURN, LEAVE, WHEN, TAKES, SENT, JOINS = range(100, 110)
+FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS = range(100, 109)
 """What a draw is for."""
 NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP)
 """Kinds whose Dispatch is answered by Evaluated."""
@@ -85,6 +85,8 @@ class Execution:
     """How it will fail; None: it will not."""
     told: Tokens = 0
     """Tokens of it that the scheduler knows."""
+    sent_at: Seconds = 0.0
+    """When it was dispatched."""
     over: bool = False
     """Nothing that it says counts."""
 
@@ -394,7 +396,7 @@ class Drive:
             del task.places[None]
             self.post(e.TaskFinished(execution.run, execution.task, execution.attempt))
             return
-        callee = below(mix(task.key, task.node.id, TURN, task.turns), len(task.node.bodies))
+        callee = execution.view.arrival.program.callee(task.node, task.key, task.turns)
         self.post(e.Called(execution.run, execution.task, execution.attempt, callee, task.turns))
         task.turns += 1
 
@@ -416,6 +418,7 @@ class Drive:
             execution.code = CALL_FAILURES[below(mix(own, WHICH), len(CALL_FAILURES))]
             target = 1 + int(target * uniform(mix(own, WHERE)))
         execution.request = Request(execution, size.prompt + task.written, target, size.chain, command.priority)
+        execution.sent_at = self.heap.now
         if self.observer is not None:
             self.observer.dispatched(execution, self.heap.now - task.ready_at, self.heap.now)
         if not member.model.fits(execution.request):
@@ -433,9 +436,7 @@ class Drive:
         assert execution.member is not None
         execution.view.tasks[execution.task].places.pop(execution.member.id, None)
         execution.over = True
-        self.post(
-            e.TaskFailed(execution.run, execution.task, execution.attempt, code, again_s, execution.member.id)
-        )
+        self.post(e.TaskFailed(execution.run, execution.task, execution.attempt, code, again_s, execution.member.id))
 
     def _answered(self, execution: Execution, last: bool) -> None:
         """An engine has written the first or last token of a call."""
@@ -462,7 +463,14 @@ class Drive:
             arrival.program.ended(execution.node, arrival.talk, size)
         self.post(
             e.TaskFinished(
-                execution.run, execution.task, execution.attempt, size.prompt, size.output, (0,) * tools, size.chain, member.id
+                execution.run,
+                execution.task,
+                execution.attempt,
+                size.prompt,
+                size.output,
+                (0,) * tools,
+                size.chain,
+                member.id,
             )
         )
 

@@ -135,7 +135,12 @@ class Fleet:
             self.tell_tokens(execution)
         model = member.model
         report = e.EngineReported(
-            member.id, model.num_seats, len(model.waiting), round(model.cache.used_share, 3), model.steps, model.preemptions
+            member.id,
+            model.num_seats,
+            len(model.waiting),
+            round(model.cache.used_share, 3),
+            model.steps,
+            model.preemptions,
         )
         if report != member.told:
             member.told = report

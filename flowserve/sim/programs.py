@@ -12,7 +12,7 @@ from flowserve.core.events import Loss
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import Seconds, Tokens
-from flowserve.sim.chance import mix, name_key, uniform
+from flowserve.sim.chance import below, mix, name_key, uniform
 from flowserve.sim.dist import Dist, parse
 
 CHUNK: Tokens = 64
@@ -49,6 +49,9 @@ class Program(Protocol):
     def calls(self, node: Node, key: int) -> int:
         """Calls that a dynamic function makes, one after the other."""
 
+    def callee(self, node: Node, key: int, index: int) -> int:
+        """Which of its bodies call `index` of a dynamic function is of."""
+
     def label(self, node: Node, key: int, index: int) -> int:
         """Answer class of a sample."""
 
@@ -62,9 +65,9 @@ class NodeModel:
 
     shared: Tokens = 64
     """LLM, AGENT: tokens that begin the prompt of every call of this node: instructions."""
-    prompt: Dist = Dist(256.0, 0.6)
+    prompt: Dist = field(default_factory=lambda: Dist(256.0, 0.6))
     """LLM, AGENT: further tokens of a prompt."""
-    output: Dist = Dist(96.0, 0.6)
+    output: Dist = field(default_factory=lambda: Dist(96.0, 0.6))
     """LLM, AGENT: tokens written, per step; at most the node's `max_tokens`."""
     on_loss: Loss = Loss.CONTINUE
     """LLM, AGENT: what becomes of what was written when an engine is lost."""
@@ -72,17 +75,17 @@ class NodeModel:
     """LLM: the prompt goes on with what was said in the run's session at this node."""
     max_history: Tokens = 8192
     """Longer talks begin anew."""
-    width: Dist = Dist(6.0, 0.5, least=1.0)
+    width: Dist = field(default_factory=lambda: Dist(6.0, 0.5, least=1.0))
     """MAP: items; at most the node's limit."""
     arms: tuple[float, ...] = ()
     """SWITCH: weights of the arms; none: all alike."""
     stop: float = 0.4
     """LOOP: share of turns after which it is content."""
-    tools: Dist = Dist(values=(0.0, 1.0, 1.0, 2.0))
+    tools: Dist = field(default_factory=lambda: Dist(values=(0.0, 1.0, 1.0, 2.0)))
     """AGENT: tool calls that a step asks for; 0 ends it."""
-    result: Dist = Dist(120.0, 0.8)
+    result: Dist = field(default_factory=lambda: Dist(120.0, 0.8))
     """AGENT: tokens of a tool's result."""
-    calls: Dist = Dist(values=(0.0, 1.0, 2.0, 3.0))
+    calls: Dist = field(default_factory=lambda: Dist(values=(0.0, 1.0, 2.0, 3.0)))
     """DYNAMIC: calls."""
     agree: float = 0.7
     """SAMPLE: share of samples that give the usual answer."""
@@ -90,7 +93,7 @@ class NodeModel:
     """TOOL, SEARCH, and an AGENT's tools: of one execution. None: as services say."""
 
 
-PROMPT, OUTPUT, WIDTH, ARM, STOP, TOOLS, RESULT, CALLS, LABEL, SECONDS = range(10)
+PROMPT, OUTPUT, WIDTH, ARM, STOP, TOOLS, RESULT, CALLS, CALLEE, LABEL, SECONDS = range(11)
 """What a draw is for."""
 DEFAULT = NodeModel()
 
@@ -162,6 +165,9 @@ class Modelled:
     def calls(self, node: Node, key: int) -> int:
         return min(node.limit, self.by_node[node.id].calls.count(mix(key, node.id, CALLS)))
 
+    def callee(self, node: Node, key: int, index: int) -> int:
+        return below(mix(key, node.id, CALLEE, index), len(node.bodies))
+
     def label(self, node: Node, key: int, index: int) -> int:
         own = mix(key, node.id, LABEL, index)
         return 0 if uniform(own) < self.by_node[node.id].agree else 1 + own % 3
@@ -190,6 +196,9 @@ class Recorded:
         return 0
 
     def calls(self, node: Node, key: int) -> int:
+        return 0
+
+    def callee(self, node: Node, key: int, index: int) -> int:
         return 0
 
     def label(self, node: Node, key: int, index: int) -> int:
@@ -223,7 +232,9 @@ def parse_model(value: Mapping[str, Any], where: str) -> NodeModel:
     names = [item.name for item in fields(NodeModel)]
     if unknown := [name for name in value if name not in names]:
         raise ConfigError(f"{where}: expected some of {', '.join(names)}; got {', '.join(unknown)}")
-    read = {name: parse(item, f"{where}.{name}") if name in _DISTS else item for name, item in value.items()}
+    read: dict[str, Any] = {
+        name: parse(item, f"{where}.{name}") if name in _DISTS else item for name, item in value.items()
+    }
     if "on_loss" in read:
         read["on_loss"] = Loss(read["on_loss"])
     if "arms" in read:

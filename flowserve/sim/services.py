@@ -2,7 +2,7 @@
 and tools that fail, clients that leave. All by seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from flowserve.errors import ConfigError
@@ -14,13 +14,13 @@ from flowserve.sim.dist import Dist, parse
 class Services:
     """Durations in seconds, for nodes that name none of their own."""
 
-    tool: Dist = Dist(0.2, 0.5)
-    search: Dist = Dist(0.03, 0.3)
-    network: Dist = Dist(0.0)
+    tool: Dist = field(default_factory=lambda: Dist(0.2, 0.5))
+    search: Dist = field(default_factory=lambda: Dist(0.03, 0.3))
+    network: Dist = field(default_factory=lambda: Dist(0.0))
     """From the scheduler to an engine."""
-    start: Dist = Dist(30.0)
+    start: Dist = field(default_factory=lambda: Dist(30.0))
     """Of an engine that is started anew."""
-    probe: Dist = Dist(0.1)
+    probe: Dist = field(default_factory=lambda: Dist(0.1))
 
 
 @dataclass(frozen=True, slots=True)

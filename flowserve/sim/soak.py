@@ -13,14 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Self
 
 from flowserve.config import PoolConfig
 from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.config import Config
+from flowserve.core.engine_state import Engine
 from flowserve.core.events import Code
 from flowserve.core.invariants import check
 from flowserve.core.priority import POLICIES
+from flowserve.core.state import Window
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Plan
 from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId
@@ -206,26 +209,26 @@ def _noise(rnd: Random, number: int) -> e.Event:
     """Something stale or foreign."""
     run = RunId(rnd.choice(["unknown", f"run-{number + 1}"]))
     task = TaskId(rnd.randint(0, 12))
-    return rnd.choice(
-        [
-            e.TaskFinished(run, task, 99),
-            e.TaskFailed(run, task, 99, Code.ENGINE),
-            e.Evaluated(run, task, 0, 1),
-            e.Called(run, task, 99, 0, 0),
-            e.TokensProduced(run, task, 99, 1),
-            e.SampleLabelled(run, task, FrameId(999), 0),
-            e.EngineReported(EngineId("unknown"), 0, 0, 0.0, 0),
-            e.ResumeRequested(EngineId("engine-0")),
-            e.Probed(EngineId("engine-1"), False),
-            e.Tick(),
-        ]
-    )
+    events: list[e.Event] = [
+        e.TaskFinished(run, task, 99),
+        e.TaskFailed(run, task, 99, Code.ENGINE),
+        e.Evaluated(run, task, 0, 1),
+        e.Called(run, task, 99, 0, 0),
+        e.TokensProduced(run, task, 99, 1),
+        e.SampleLabelled(run, task, FrameId(999), 0),
+        e.EngineReported(EngineId("unknown"), 0, 0, 0.0, 0),
+        e.ResumeRequested(EngineId("engine-0")),
+        e.Probed(EngineId("engine-1"), False),
+        e.Tick(),
+    ]
+    return rnd.choice(events)
 
 
 def _assert_nothing_left(drive: Drive) -> None:
     state = drive.state
     assert not state.runs and not drive.runs and not state.shapes, f"{state!r} keeps runs"
-    for place in [*state.engines.values(), state.tools, state.searches]:
+    places: list[Engine | Window] = [*state.engines.values(), state.tools, state.searches]
+    for place in places:
         assert not place.running, f"{place!r} keeps work"
     own = [engine.queue for engine in state.engines.values()]
     for queue in [*state.models.values(), *own, state.tools.queue, state.searches.queue]:
@@ -252,18 +255,22 @@ def soak(runs: int, seed: int = 0, jobs: int = 1, say: Callable[[str], None] | N
 class _Here:
     """A pool of this process alone."""
 
-    def __enter__(self) -> "_Here":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def imap_unordered(self, work: Callable[[int], Counter[str]], items: range, chunksize: int) -> Iterator[Counter[str]]:
+    def imap_unordered(
+        self, work: Callable[[int], Counter[str]], items: range, chunksize: int
+    ) -> Iterator[Counter[str]]:
         return map(work, items)
 
 
 def _progress(total: Counter[str], seconds: Seconds) -> str:
-    ends = ", ".join(f"{name} {total[name]:,}" for name in ("completed", "failed", "cancelled", "timed_out", "rejected"))
+    ends = ", ".join(
+        f"{name} {total[name]:,}" for name in ("completed", "failed", "cancelled", "timed_out", "rejected")
+    )
     return (
         f"{total['runs']:,} runs, {total['events']:,} events, every step checked, no break ({ends}); "
         f"{total['runs'] / max(seconds, 1e-9):,.0f} runs/s"
