@@ -36,27 +36,34 @@ class Program(Protocol):
 
     def size(self, node: Node, key: int, role: Role, index: int, talk: int) -> Size:
         """Of a call; `index` is an agent's step, `talk` the key of the run's session, 0 without one."""
+        ...
 
     def ended(self, node: Node, talk: int, size: Size) -> None:
         """A call was answered."""
 
     def choice(self, node: Node, key: int, index: int) -> int:
         """Items, arm, or whether a loop stops before iteration `index`."""
+        ...
 
     def tools(self, node: Node, key: int, index: int) -> int:
         """Tool calls that step `index` of an agent asks for."""
+        ...
 
     def calls(self, node: Node, key: int) -> int:
         """Calls that a dynamic function makes, one after the other."""
+        ...
 
     def callee(self, node: Node, key: int, index: int) -> int:
         """Which of its bodies call `index` of a dynamic function is of."""
+        ...
 
     def label(self, node: Node, key: int, index: int) -> int:
         """Answer class of a sample."""
+        ...
 
     def seconds(self, node: Node, key: int, index: int) -> Seconds | None:
         """Of a tool call or search; None: as services say."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

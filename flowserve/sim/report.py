@@ -130,6 +130,8 @@ def _figures(part: Part, span: Seconds) -> dict[str, Any]:
         "queue_s": percentiles(part.waits),
         "engine_first_token_s": percentiles(part.first),
         "calls": len(part.waits),
+        "prompt_tokens": part.prompt_tokens,
+        "output_tokens": part.output_tokens,
         "runs_per_s": part.completed / span,
         "output_tokens_per_s": part.output_tokens / span,
     }

@@ -4,7 +4,7 @@
     [engine]                             # or [[engine]], several sorts; fields of engine.EngineSpec, and
     count = 32
     costs = "h100-8b"                    # a name, a table of coefficients, or a JSON file of measurements
-    [scheduler]                          # any field of core Config
+    [scheduler]                          # any field of core Config; [scheduler.pool]: of PoolConfig
     max_live_runs = 4096
     [services]                           # tool, search, network, start, probe: distributions in seconds
     tool = { median = 0.3, sigma = 0.8 }
@@ -33,6 +33,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from flowserve.config import PoolConfig
 from flowserve.core.config import Config
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Plan
@@ -122,9 +123,13 @@ class Workload:
 
     def config(self, policy: str | None) -> Config:
         """Of the scheduler."""
-        given = dict(self.scheduler) | ({"policy": policy} if policy is not None else {})
+        given: dict[str, Any] = {"measure": True, "max_live_runs": 100_000, **self.scheduler}
+        if policy is not None:
+            given["policy"] = policy
         try:
-            return Config(**({"measure": True, "max_live_runs": 100_000} | given))
+            if "pool" in given:
+                given["pool"] = PoolConfig(**given["pool"])
+            return Config(**given)
         except TypeError as error:
             raise ConfigError(f"{self.name}: [scheduler]: {error}") from error
 

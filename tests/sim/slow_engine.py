@@ -67,7 +67,8 @@ class SlowEngine:
                 self._free(request)
 
     def _step(self, now: float, news: list[tuple[float, Any, str]]) -> float:
-        budget, plan, pushed = self.spec.max_num_batched_tokens, {}, False
+        budget, pushed = self.spec.max_num_batched_tokens, False
+        plan: dict[Slow, int] = {}
         place = 0
         while place < len(self.running):
             request = self.running[place]
