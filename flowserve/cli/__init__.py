@@ -289,6 +289,21 @@ def bench_pool(
     benching.pool(json, part or [], model, size, quick)
 
 
+@bench.command("fidelity")
+def bench_fidelity(
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write both curves of latency here, as SVG")] = None,
+    rate: Annotated[float, typer.Option(help="workflows per second")] = 0.8,
+    seconds: Annotated[float, typer.Option(help="of the measured workload")] = 120.0,
+    size: Annotated[str, typer.Option(help="4m, 66m or 165m: parameters of the random model")] = "66m",
+    record: Annotated[Path | None, typer.Option(help="write the scheduler's events here")] = None,
+) -> None:
+    """Workflows live on a vLLM engine on this machine, and the same ones simulated: p50 and p95 of their latency."""
+    from flowserve.cli import benching
+
+    benching.fidelity(json, plot, rate, seconds, size, record)
+
+
 @bench.command("load")
 def bench_load(
     json: Json = None,

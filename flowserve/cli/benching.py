@@ -38,6 +38,21 @@ def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, 
     report.write("flowserve bench pool", results, bench.SEED, out)
 
 
+def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float, size: str, log: Path | None) -> None:
+    from flowserve.bench import fidelity as bench
+    from flowserve.sim import fidelity as simulated
+    from flowserve.sim.plot import curves
+
+    lines = bench.live(rate, seconds, size, say)
+    if log is not None:
+        log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = simulated.compare(lines, bench.CALIBRATION)
+    report.write("flowserve bench fidelity", found.figures, bench.SEED, out)
+    if picture is not None:
+        title = "Workflows on vLLM (CPU): measured and simulated"
+        picture.write_text(curves(title, found.latencies), encoding="utf-8")
+
+
 def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
     from flowserve.bench import load as bench
 

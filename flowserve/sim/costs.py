@@ -43,6 +43,10 @@ class Sample:
     prefill: Tokens = 0
     decodes: int = 0
     kv: Tokens = 0
+    calls: int = 0
+    """Calls whose way to the engine and back is in the time too."""
+    weight: float = 1.0
+    """Of the sample among others; less, where several tell of the same steps."""
 
 
 def of_call(prompt: Tokens, output: Tokens, ttft_s: Seconds, e2e_s: Seconds) -> tuple[Sample, Sample]:
@@ -64,32 +68,63 @@ KNOWN = {"h100-8b": H100_8B}
 def fit(samples: Sequence[Sample]) -> StepCosts:
     """Least squares over relative errors, so that short steps count as much as long ones. No coefficient is negative: one
     that would be is 0, and the others are fitted without it. Raises ConfigError for fewer than four samples."""
+    return StepCosts(*_solve(_usable(samples))[:4])
+
+
+TRIM = 6.0
+"""A sample that is off by more than so many times the median error had the machine shared with something else."""
+
+
+def fit_trimmed(samples: Sequence[Sample]) -> tuple[StepCosts, Seconds]:
+    """As `fit`, three times, each without what the time before was far off. Also the seconds of `Sample.calls`."""
+    used = _usable(samples)
+    found = _solve(used)
+    for _ in range(3):
+        errors = [abs(_expected(found, sample) / sample.seconds - 1) for sample in used]
+        bound = TRIM * float(np.median(errors))
+        kept = [sample for sample, off in zip(used, errors, strict=True) if off <= bound]
+        if len(kept) < 4:
+            break
+        found = _solve(kept)
+    return StepCosts(*found[:4]), found[4]
+
+
+def _usable(samples: Iterable[Sample]) -> list[Sample]:
     used = [sample for sample in samples if sample.steps and sample.seconds > 0]
     if len(used) < 4:
         raise ConfigError(f"a cost model needs at least 4 samples with steps and a duration; got {len(used)}")
-    rows = np.array([(s.steps, s.prefill, s.decodes, s.kv) for s in used], float)
-    times = np.array([s.seconds for s in used])
-    rows, times = rows / times[:, None], np.ones(len(used))
-    active = [column for column in range(4) if rows[:, column].any()]
-    found = np.zeros(4)
+    return used
+
+
+def _row(sample: Sample) -> tuple[float, ...]:
+    return (sample.steps, sample.prefill, sample.decodes, sample.kv, sample.calls)
+
+
+def _expected(coefficients: Sequence[float], sample: Sample) -> Seconds:
+    return sum(coefficient * value for coefficient, value in zip(coefficients, _row(sample), strict=True))
+
+
+def _solve(samples: Sequence[Sample]) -> list[float]:
+    """Coefficients of the five columns."""
+    rows = np.array([_row(sample) for sample in samples], float)
+    weights = np.sqrt([sample.weight for sample in samples])
+    rows = rows * (weights / np.array([sample.seconds for sample in samples]))[:, None]
+    found = np.zeros(rows.shape[1])
+    active = [column for column in range(rows.shape[1]) if rows[:, column].any()]
     while active:
         scale = np.linalg.norm(rows[:, active], axis=0)
-        solved = np.linalg.lstsq(rows[:, active] / scale, times, rcond=None)[0] / scale
+        solved = np.linalg.lstsq(rows[:, active] / scale, weights, rcond=None)[0]
         if (solved >= 0).all():
-            found[active] = solved
+            found[active] = solved / scale
             break
-        del active[int(np.argmin(solved * scale))]
-    return StepCosts(*map(float, found))
+        del active[int(np.argmin(solved))]
+    return [float(value) for value in found]
 
 
-def error(costs: StepCosts, samples: Iterable[Sample]) -> float:
+def error(costs: StepCosts, samples: Iterable[Sample], call_s: Seconds = 0.0) -> float:
     """Median relative error of the samples' times."""
-    errors = [
-        abs(costs.step_s * s.steps + costs.seconds(s.prefill, s.decodes, s.kv) - costs.step_s - s.seconds) / s.seconds
-        for s in samples
-        if s.steps and s.seconds > 0
-    ]
-    return float(np.median(errors)) if errors else 0.0
+    coefficients = (costs.step_s, costs.prefill_s, costs.decode_s, costs.kv_s, call_s)
+    return float(np.median([abs(_expected(coefficients, sample) / sample.seconds - 1) for sample in _usable(samples)]))
 
 
 def read(path: Path) -> StepCosts:
