@@ -6,9 +6,12 @@ sizes), from which the simulator learns what a step costs, then the workload tha
 
 import asyncio
 import json
+import os
 import random
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +84,24 @@ def lookup(question: str) -> str:
 '''
 
 
-def live(rate: float, seconds: Seconds, size: str, say: Callable[[str], None]) -> list[str]:
-    """Serve, load, and give back the lines of the scheduler's log. Raises ConfigError when vLLM does not come up or runs fail."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was seen live."""
+
+    lines: list[str]
+    """The scheduler's log."""
+    others_share: float
+    """Of the machine's cores, what other programs had while it was measured: figures from a busy machine say little."""
+
+
+def live(rate: float, seconds: Seconds, size: str, say: Callable[[str], None]) -> Recorded:
+    """Serve and load. Raises ConfigError when vLLM does not come up or runs fail."""
     with tempfile.TemporaryDirectory(prefix="flowserve-fidelity-") as folder:
         path = random_model.make(size, Path(folder) / "model")
         return asyncio.run(_live(rate, seconds, path, Path(folder), say))
 
 
-async def _live(rate: float, seconds: Seconds, model: Path, folder: Path, say: Callable[[str], None]) -> list[str]:
+async def _live(rate: float, seconds: Seconds, model: Path, folder: Path, say: Callable[[str], None]) -> Recorded:
     app, pool, log, port = folder / "app.py", folder / "pool.toml", folder / "run.log", servers.free_port()
     app.write_text(APP)
     arguments = {"dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "max_num_seqs": 32}
@@ -104,10 +117,19 @@ async def _live(rate: float, seconds: Seconds, model: Path, folder: Path, say: C
             bodies = [_body(rnd, CALIBRATION, rnd.choice([20, 100, 400])) for _ in range(2 * crowd)]
             await _closed(server.url, bodies, crowd)
         say(f"measuring: {rate} workflows per second for {seconds:.0f} s")
+        began, busy, own = time.monotonic(), _busy_s(), server.cpu_s() + time.process_time()
         failed = await _paced(server.url, random.Random(SEED + 1), rate, seconds)
+        spent = server.cpu_s() + time.process_time() - own
+        others = (_busy_s() - busy - spent) / ((time.monotonic() - began) * (os.cpu_count() or 1))
     if failed:
         raise ConfigError(f"{failed[0]} and {len(failed) - 1} further runs failed live")
-    return log.read_text(encoding="utf-8").splitlines()
+    return Recorded(log.read_text(encoding="utf-8").splitlines(), max(0.0, others))
+
+
+def _busy_s() -> Seconds:
+    """CPU time of all programs so far: all but idle and waiting, from the first line of /proc/stat."""
+    ticks = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def _body(rnd: random.Random, session: str | None, words: int) -> tuple[str, bytes]:

@@ -43,11 +43,13 @@ def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float
     from flowserve.sim import fidelity as simulated
     from flowserve.sim.plot import curves
 
-    lines = bench.live(rate, seconds, size, say)
+    seen = bench.live(rate, seconds, size, say)
     if log is not None:
-        log.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = simulated.compare(lines, bench.CALIBRATION)
-    report.write("flowserve bench fidelity", found.figures, bench.SEED, out)
+        log.write_text("\n".join(seen.lines) + "\n", encoding="utf-8")
+    found = simulated.compare(seen.lines, bench.CALIBRATION)
+    report.show("latency of workflows", found.figures["workflows"])
+    figures = {**found.figures, "other_programs_share": seen.others_share, "workflows": [found.figures["workflows"]]}
+    report.write("flowserve bench fidelity", figures, bench.SEED, out)
     if picture is not None:
         title = "Workflows on vLLM (CPU): measured and simulated"
         picture.write_text(curves(title, found.latencies), encoding="utf-8")

@@ -27,6 +27,9 @@ class Call:
     """A model call as the log tells of it."""
 
     prompt: Tokens
+    fresh: Tokens
+    """Of the prompt, what no call before it had in common with it: as far as the log tells, what was computed."""
+    prefix: tuple[int, ...]
     since: Seconds
     """When it was ready; where it did not wait for the scheduler, when it was sent."""
     counts: bool
@@ -79,12 +82,13 @@ def observe(lines: Iterable[str], session: str | None = None) -> Observed:
             found.steps += _samples(call, [other for other in calls if other.times and _overlap(call, other)])
             found.pauses.append(call.pause)
             if call.alone:
-                found.first.append(Sample(call.times[0] - call.since, 1, call.prompt, calls=1))
+                found.first.append(Sample(call.times[0] - call.since, 1, call.fresh, calls=1))
     return found
 
 
 def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[Call]]:
-    _, events = read(lines)
+    config, events = read(lines)
+    seen: dict[int, None] = {}
     spec: EngineSpec | None = None
     engine: EngineId | None = None
     wanted: dict[RunId, None] = {}
@@ -102,7 +106,9 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[
                 wanted[event.run] = None
             case e.Measured():
                 pause = now - latest_of.get(event.run, now)
-                call = Call(event.tokens, now, event.run in wanted, pause, not live)
+                held = next((i for i, number in enumerate(event.prefix) if number not in seen), len(event.prefix))
+                fresh = max(1, event.tokens - held * config.pool.prefix_tokens)
+                call = Call(event.tokens, fresh, event.prefix, now, event.run in wanted, pause, not live)
                 live[event.run, event.task, event.attempt] = call
                 calls.append(call)
                 for other in live.values():
@@ -111,6 +117,8 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[
                 step_at, latest = now if now - latest > TOGETHER_S else step_at, now
                 writing = live.get((event.run, event.task, event.attempt))
                 if writing is not None:
+                    if not writing.times:
+                        seen |= dict.fromkeys(writing.prefix)
                     writing.times.append(step_at)
                     writing.written.append(event.count + (writing.written[-1] if writing.written else 0))
             case e.TaskFinished() | e.TaskFailed():
@@ -138,7 +146,7 @@ def _samples(call: Call, others: list[Call]) -> list[Sample]:
         for other in others:
             before, after = other.tokens_by(begin), other.tokens_by(end)
             if not before and after:
-                prefill += other.prompt
+                prefill += other.fresh
                 before = 1.0
             decodes += after - before
             read_tokens += (after - before) * (other.prompt + (before + after) / 2)
