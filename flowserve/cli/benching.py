@@ -48,7 +48,8 @@ def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float
         log.write_text("\n".join(seen.lines) + "\n", encoding="utf-8")
     found = simulated.compare(seen.lines, bench.CALIBRATION)
     report.show("latency of workflows", found.figures["workflows"])
-    figures = {**found.figures, "other_programs_share": seen.others_share, "workflows": [found.figures["workflows"]]}
+    named = [{"name": name, **row} for name, row in found.figures["workflows"].items()]
+    figures = {**found.figures, "other_programs_share": seen.others_share, "workflows": named}
     report.write("flowserve bench fidelity", figures, bench.SEED, out)
     if picture is not None:
         title = "Workflows on vLLM (CPU): measured and simulated"
