@@ -128,6 +128,7 @@ def _config(rnd: Random) -> Config:
         measure=rnd.random() < 0.8,
         pool=pool,
         run_retries=rnd.choice([3, 99]),
+        story_length=rnd.choice([1] * 9 + [32]),  # `check` tells the story of every run, and that is most of its time
     )
 
 
