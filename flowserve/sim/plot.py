@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 from flowserve.ids import Seconds
 from flowserve.sim.report import quantile
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 400, 56, 46, 34, 190
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 780, 400, 56, 46, 34, 250
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 STYLE = (
     "text{font:13px ui-sans-serif,system-ui,sans-serif;fill:#111827}.grid{stroke:#d1d5db;stroke-width:1}"
