@@ -1,7 +1,7 @@
 """The live half of `flowserve bench fidelity`: workflows on a real vLLM engine on this machine, recorded by the scheduler's log.
 
-One engine, bound to a core; the server and the load have the other. First a calibration (runs of session `calibration`, of all
-sizes), from which the simulator learns what a step costs, then the workload that it has to foretell.
+One engine, bound to a core; the server and the load have the other. In turn, a calibration (runs of
+session `calibration`, of all sizes), from which the simulator learns what a step costs, and the workload that it has to foretell.
 """
 
 import asyncio
@@ -24,6 +24,10 @@ from flowserve.ids import Seconds
 CALIBRATION = "calibration"
 """Session of the runs that teach the costs."""
 SEED = 17
+ROUNDS = 3
+"""Calibration and workload in turn: a shared machine is not equally fast for long."""
+CROWDS = (1, 2, 1, 8, 4, 16)
+"""Clients at once of the parts of a calibration."""
 APP = '''
 import asyncio
 
@@ -111,35 +115,35 @@ async def _live(rate: float, seconds: Seconds, model: Path, folder: Path, say: C
     command = [*FLOWSERVE, "serve", str(app), "--pool", str(pool), "--port", str(port), "--record", str(log)]
     say("starting vLLM behind FlowServe")
     async with servers.started(command, port, "/ready", folder / "server.log", cores=None) as server:
-        say("calibrating")
-        rnd = random.Random(SEED)
-        for crowd in (1, 1, 2, 4, 8, 16, 2, 8, 1, 4):
-            bodies = [_body(rnd, CALIBRATION, rnd.choice([20, 100, 400])) for _ in range(2 * crowd)]
-            await _closed(server.url, bodies, crowd)
-        say(f"measuring: {rate} workflows per second for {seconds:.0f} s")
-        began, busy, own = time.monotonic(), _busy_s(), _tree_s(os.getpid())
-        failed = await _paced(server.url, random.Random(SEED + 1), rate, seconds)
-        spent = _tree_s(os.getpid()) - own
-        others = (_busy_s() - busy - spent) / ((time.monotonic() - began) * (os.cpu_count() or 1))
+        calibrating, measuring = random.Random(SEED), random.Random(SEED + 1)
+        failed, others = list[str](), 0.0
+        for number in range(ROUNDS):
+            say(
+                f"round {number + 1} of {ROUNDS}: calibrating, then {rate} workflows per second for {seconds / ROUNDS:.0f} s"
+            )
+            for crowd in CROWDS:
+                bodies = [_body(calibrating, CALIBRATION, calibrating.choice([20, 100, 400])) for _ in range(2 * crowd)]
+                await _closed(server.url, bodies, crowd)
+            began, busy, own = time.monotonic(), _busy_s(), _own_s()
+            failed += await _paced(server.url, measuring, rate, seconds / ROUNDS)
+            spent = (time.monotonic() - began) * (os.cpu_count() or 1)
+            others += max(0.0, _busy_s() - busy - (_own_s() - own)) / spent / ROUNDS
     if failed:
         raise ConfigError(f"{failed[0]} and {len(failed) - 1} further runs failed live")
-    return Recorded(log.read_text(encoding="utf-8").splitlines(), max(0.0, others))
+    return Recorded(log.read_text(encoding="utf-8").splitlines(), others)
 
 
-def _tree_s(root: int) -> Seconds:
-    """CPU time so far of a process and all below it."""
-    found: dict[int, tuple[int, int]] = {}
+def _own_s() -> Seconds:
+    """CPU time so far of all programs of this terminal's session: engines leave the tree of processes, but not that."""
+    session, ticks = os.getsid(0), 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it has ended
-            found[int(entry.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
-    inside = [root]
-    for pid in inside:
-        inside += [child for child, (parent, _) in found.items() if parent == pid]
-    return sum(found[pid][1] for pid in inside if pid in found) / os.sysconf("SC_CLK_TCK")
+            ticks += (int(fields[3]) == session) * (int(fields[11]) + int(fields[12]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _busy_s() -> Seconds:
