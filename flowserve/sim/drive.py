@@ -262,7 +262,8 @@ class Drive:
         now = self.heap.now
         if self.observer is not None:
             self.observer.ended(view, command, now)
-        after = view.arrival.then(now) if view.arrival.then is not None else None
+        free = now + command.retry_after_s if isinstance(command, c.Reject) else now
+        after = view.arrival.then(free) if view.arrival.then is not None else None
         if after is not None:
             self._coming += 1
             self.heap.at(after.at, self._arrive, (after, False))

@@ -126,6 +126,12 @@ def test_a_client_of_a_closed_loop_has_one_run_at_a_time() -> None:
     assert sum(latencies) + len(latencies) == pytest.approx(outcome.figures["simulated_s"], abs=2.0)
 
 
+def test_a_rejected_client_comes_again_when_it_was_told_to() -> None:
+    value = {"duration_s": 20, "scheduler": {"max_live_runs": 1}, "mix": [{"workflow": "rag", "clients": 3}]}
+    figures = simulate(load(value)).figures["all"]
+    assert 0 < figures["rejected"] <= 2 * 20 and figures["completed"] > 10
+
+
 def test_sessions_find_their_history_in_the_cache() -> None:
     node = {"shared": 64, "prompt": 256, "output": 64, "history": True, "max_history": 100_000}
     mix = {"workflow": "chain", "clients": 1, "nodes": {"draft": node}}
