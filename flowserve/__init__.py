@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowserve.graphs.control import any_of as any_of
     from flowserve.graphs.control import certaindex as certaindex
     from flowserve.graphs.control import contains as contains
+    from flowserve.graphs.control import decided as decided
     from flowserve.graphs.control import length as length
     from flowserve.graphs.control import loop as loop
     from flowserve.graphs.control import match as match
@@ -52,6 +53,7 @@ _WHERE = {
     "all_of": "graphs.control",
     "any_of": "graphs.control",
     "contains": "graphs.control",
+    "decided": "graphs.control",
     "length": "graphs.control",
     "negate": "graphs.control",
     "certaindex": "graphs.control",
@@ -87,6 +89,7 @@ __all__ = [
     "close",
     "configure",
     "contains",
+    "decided",
     "dynamic",
     "emit",
     "errors",

@@ -56,6 +56,9 @@ class PoolConfig:
     """Times that one call is moved to another engine, or back into the queue, by the scheduler's own will."""
     preempt: bool = True
     """A call of a more urgent tier may push one of a less urgent tier out of an engine that has no room."""
+    tier_slowdown: float = 2.0
+    """Steps of an engine that serves urgent calls may take so many times longer than for one call alone before calls of less
+    urgent tiers have to wait. 0: no such bound."""
     hedge_after_s: Seconds = 0.0
     """An interactive call without a token after so long is sent to a second engine as well; 0: never."""
     hedge_share: float = 0.02
@@ -81,6 +84,10 @@ class RuntimeConfig:
 
     policy: str = "critical_path"
     """Name in `core.priority.POLICIES`."""
+    fairness: float = 1.0
+    """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""
+    tenant_weights: tuple[tuple[str, float], ...] = ()
+    """Tenant -> its share of the engines relative to others; who is not named has 1."""
     max_live_runs: int = 512
     """Runs accepted and not yet ended; one more is answered with Overloaded."""
     tool_window: int = 32
@@ -102,5 +109,6 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            may_be_zero = item.name == "fairness" and value == 0
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0 and not may_be_zero:
                 raise ConfigError(f"RuntimeConfig.{item.name}: expected a number above 0, got {value}")

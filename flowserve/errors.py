@@ -8,7 +8,8 @@
     │   ├── ContextTooLong        prompt and answer do not fit the model
     │   ├── TooLarge              a body, a document or a result over its limit
     │   └── Overloaded            try again later; says when
-    │       └── Unavailable           no engine is up that could serve it
+    │       ├── Unavailable           no engine is up that could serve it
+    │       └── DeadlineHopeless      it would end long after its deadline; says when
     ├── RunError              an accepted run did not complete
     │   ├── RunFailed             a node failed for good
     │   ├── RunCancelled          somebody cancelled it
@@ -101,6 +102,14 @@ class Overloaded(RequestError):
 
 class Unavailable(Overloaded):
     """No engine is up that could serve the request, and none has been for a while. Nothing was started."""
+
+
+class DeadlineHopeless(Overloaded):
+    """The run is expected to end long after its deadline. Nothing was started, nothing was computed."""
+
+    def __init__(self, message: str, retry_after_s: float, expected_s: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.expected_s = expected_s
 
 
 class RunError(FlowServeError):

@@ -5,7 +5,7 @@ if __name__ != "flowserve.graphs":  # a bare import would make a second copy of 
 
 from flowserve.graphs.agent import AgentNode, agent
 from flowserve.graphs.context import Caller, emit
-from flowserve.graphs.control import all_of, any_of, certaindex, contains, length, loop, match, negate, when
+from flowserve.graphs.control import all_of, any_of, certaindex, contains, decided, length, loop, match, negate, when
 from flowserve.graphs.dynamic import DynamicNode, dynamic
 from flowserve.graphs.llm import LLMNode, llm, prompt
 from flowserve.graphs.nodes import Node, Stop
@@ -43,6 +43,7 @@ __all__ = [
     "certaindex",
     "contains",
     "current_runner",
+    "decided",
     "dynamic",
     "emit",
     "length",

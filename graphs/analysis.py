@@ -1,11 +1,11 @@
 """Numbers about a Plan: prior costs, critical paths, which nodes nobody needs.
 
 The priors are guesses that order work before anything has been measured; the scheduler replaces them by
-what it learns. Everything here is linear in the size of the plan.
+what it learns (flowserve/core/estimates.py). Everything here is linear in the size of the plan.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flowserve.graphs.plan import AgentSpec, Block, Get, Kind, LLMSpec, Node, Op, Output, Plan, Source
 from flowserve.ids import NodeId, Seconds
@@ -25,9 +25,8 @@ def llm_cost(spec: LLMSpec) -> Seconds:
     return LLM_BASE_S + LLM_TOKEN_S * spec.max_tokens
 
 
-def node_cost(node: Node, paths: Sequence[Seconds], llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]) -> Seconds:
-    """Prior of one execution; `paths` are the critical paths of blocks, at least those of the node's bodies."""
-    bodies = [paths[b] for b in node.bodies]
+def prior_s(node: Node, llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]) -> Seconds:
+    """Prior of one execution of a node without bodies."""
     match node.kind:
         case Kind.LLM:
             return llm_cost(llms[node.target])
@@ -35,30 +34,55 @@ def node_cost(node: Node, paths: Sequence[Seconds], llms: Sequence[LLMSpec], age
             return TOOL_S
         case Kind.SEARCH:
             return SEARCH_S
-        case Kind.COMPUTE:
-            return 0.0
-        case Kind.MAP:
-            return _waves(min(node.limit, ASSUMED_WIDTH), node.concurrency) * bodies[0]
-        case Kind.SAMPLE:
-            return _waves(node.limit, node.concurrency) * bodies[0]
-        case Kind.SWITCH:
-            return max(bodies, default=0.0)
-        case Kind.LOOP:
-            return min(node.limit, ASSUMED_TURNS) * bodies[0]
         case Kind.AGENT:
             return min(node.limit, ASSUMED_TURNS) * (llm_cost(agents[node.target].llm) + TOOL_S)
+        case _:
+            return 0.0
+
+
+def prior_count(node: Node) -> int:
+    """How many frames a node with bodies is thought to open, or calls to make, while nobody knows."""
+    match node.kind:
+        case Kind.MAP:
+            return min(node.limit, ASSUMED_WIDTH)
+        case Kind.LOOP | Kind.DYNAMIC:
+            return min(node.limit, ASSUMED_TURNS)
+        case _:
+            return node.limit
+
+
+def expanded_s(node: Node, count: float, bodies: Sequence[Seconds], shares: Sequence[float] = ()) -> Seconds:
+    """One execution of a node with bodies, which have these critical paths. `count`: of frames or calls; `shares`: how
+    often each arm of a SWITCH is taken; none: the longest counts."""
+    match node.kind:
+        case Kind.MAP | Kind.SAMPLE:
+            return (math.ceil(count / node.concurrency) if node.concurrency else 1) * bodies[0]
+        case Kind.LOOP:
+            return count * bodies[0]
+        case Kind.SWITCH if shares:
+            return sum(share * path for share, path in zip(shares, bodies, strict=True))
         case Kind.DYNAMIC:
-            return min(node.limit, ASSUMED_TURNS) * max(bodies, default=0.0)
+            return count * max(bodies, default=0.0)
+        case _:
+            return max(bodies, default=0.0)
 
 
-def _waves(width: int, concurrency: int) -> int:
-    return math.ceil(width / concurrency) if concurrency else 1
+def prior_costs(
+    nodes: Sequence[Node], blocks: Sequence[Block], llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]
+) -> tuple[list[Seconds], list[Seconds]]:
+    """`costs` before anything has been seen."""
+
+    def cost(node: Node, bodies: Sequence[Seconds]) -> Seconds:
+        return expanded_s(node, prior_count(node), bodies) if node.bodies else prior_s(node, llms, agents)
+
+    return costs(nodes, blocks, cost)
 
 
 def costs(
-    nodes: Sequence[Node], blocks: Sequence[Block], llms: Sequence[LLMSpec], agents: Sequence[AgentSpec]
+    nodes: Sequence[Node], blocks: Sequence[Block], cost_of: Callable[[Node, Sequence[Seconds]], Seconds]
 ) -> tuple[list[Seconds], list[Seconds]]:
-    """Per node its cost, and its path to the end of its own block (its cost included).
+    """Per node its cost, and its path to the end of its own block (its cost included). `cost_of` a node, given the
+    critical paths of its bodies.
 
     Bodies have larger numbers than the blocks that hold them, so one pass from the last block to the first does it.
     """
@@ -68,7 +92,7 @@ def costs(
     for block in reversed(blocks):
         for place in range(len(block.nodes) - 1, -1, -1):
             i = block.nodes[place]
-            cost[i] = node_cost(nodes[i], paths, llms, agents)
+            cost[i] = cost_of(nodes[i], [paths[body] for body in nodes[i].bodies])
             local[i] = cost[i] + max((local[d] for d in block.dependents[place]), default=0.0)
         paths[block.id] = max((local[i] for i in block.nodes), default=0.0)
     return cost, local

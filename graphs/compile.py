@@ -83,7 +83,7 @@ class _Compiler:
         self._number(d.root)
         nodes = [self._node(node) for node in self.nodes]
         blocks = [self._block(block) for block in self.blocks]
-        cost, local = analysis.costs(nodes, blocks, self.llms.items, self.agents.items)
+        cost, local = analysis.prior_costs(nodes, blocks, self.llms.items, self.agents.items)
         tails = analysis.tails(nodes, blocks, cost, local)
         return Plan(
             name=d.name,

@@ -141,6 +141,12 @@ def _until(trace: Trace, where: str, until: Any, state: Value) -> Expr | None:
     return None if expr == ConstExpr(False) or condition is False else expr
 
 
+def decided() -> Stop:
+    """Stop sampling as soon as the samples that are left cannot change the vote. Exact: the winning answer is the one that
+    all samples would have given. Other fields of the winner come from the first of its samples that was finished."""
+    return Stop("decided")
+
+
 def certaindex(*, threshold: float, min_samples: int = 2) -> Stop:
     """Stop sampling when the leading answer's share makes it at least `threshold` certain, after `min_samples`."""
     if not 0 < threshold <= 1:

@@ -41,7 +41,7 @@ from flowserve.graphs.plan import (
 from flowserve.graphs.shapes import SchemaShape, ShapeError, property_shapes
 from flowserve.graphs.tool import ToolNode
 
-_RULES = ("certaindex",)
+_RULES = ("certaindex", "decided")
 _BOUNDED = (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC)
 _BODIES = {Kind.MAP: 1, Kind.SAMPLE: 1, Kind.LOOP: 1}
 _ARITY = {"eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2, "in": 2, "not": 1, "len": 1}

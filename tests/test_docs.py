@@ -10,6 +10,7 @@ import pytest
 
 from flowserve.assemble import Settings
 from flowserve.config import RuntimeConfig
+from flowserve.core.priority import POLICIES
 from flowserve.server.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,11 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), target
+
+
+def test_every_policy_has_its_row() -> None:
+    text = (ROOT / "docs" / "scheduling.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(POLICIES)
 
 
 def test_every_file_and_folder_that_the_documents_name_exists() -> None:

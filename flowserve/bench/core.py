@@ -57,14 +57,14 @@ def plan() -> Plan:
         node(3, Kind.LLM, 1, (), 2.0),
         node(4, Kind.TOOL, 1, (3,), 1.0),
     )
-    body = (NodeId(0), NodeId(1), NodeId(2))
+    body, inner = (NodeId(0), NodeId(1), NodeId(2)), (NodeId(3), NodeId(4))
     return Plan(
         name="bench",
         digest="bench",
         nodes=nodes,
         blocks=(
-            Block(BlockId(0), "body", (), body, Const(0), None),
-            Block(BlockId(1), "item", ("item",), (NodeId(3), NodeId(4)), Const(0), NodeId(1)),
+            Block(BlockId(0), "body", (), body, Const(0), None, dependents=((body[1],), (body[2],), ())),
+            Block(BlockId(1), "item", ("item",), inner, Const(0), NodeId(1), dependents=((inner[1],), ())),
         ),
         input={},
         output={},

@@ -13,8 +13,10 @@ SIZES: dict[str, dict[str, int]] = {
     "4m": {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "num_attention_heads": 4},
     "66m": {"hidden_size": 640, "num_hidden_layers": 14, "intermediate_size": 1728, "num_attention_heads": 10},
     "165m": {"hidden_size": 896, "num_hidden_layers": 18, "intermediate_size": 2432, "num_attention_heads": 14},
+    "1b": {"hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "num_attention_heads": 16},
+    "8b": {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "num_attention_heads": 32},
 }
-"""By parameters."""
+"""By parameters. The last two, which lack the embeddings of a large vocabulary, are for GPUs."""
 VOCABULARY = 2048
 CONTEXT = 8192
 SPREAD = 0.1
@@ -47,7 +49,11 @@ def make(size: str, folder: Path, seed: int = 0) -> Path:
         initializer_range=SPREAD,
         **shape,
     )
-    model = hub.AutoModelForCausalLM.from_config(config)
+    if torch.cuda.is_available():
+        torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = hub.AutoModelForCausalLM.from_config(config)
+    torch.set_default_dtype(torch.float32)
     for token, number in tokenizer.get_vocab().items():
         if len(token) < 2 or token in SPECIAL:  # never the likeliest: greedy answers end at their limit, in plain text
             model.lm_head.weight.data[number] = 0

@@ -53,6 +53,7 @@ Embedder = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="write the result object to this file")]
 INDEXES = Path(".flowserve/indexes")
+POLICY = "critical_path"
 
 
 @app.command()
@@ -70,14 +71,15 @@ def serve(
     embedder: Embedder = "minilm",
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
-    policy: Annotated[str, typer.Option(help="who goes first: critical_path or fcfs")] = "critical_path",
+    policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
+    weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
 ) -> None:
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
 
-    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool)
+    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight)
     serving.serve(file, settings, host, port, insecure, record)
 
 
@@ -317,19 +319,43 @@ def bench_load(
     benching.load(json, url, clients, seconds)
 
 
+@bench.command("workflows")
+def bench_workflows(
+    json: Json = None,
+    svg: Annotated[Path | None, typer.Option(help="write a picture of the speedups to this file")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="only this one; again for each further one")] = None,
+    rounds: Annotated[int, typer.Option(help="loads per system and workload", min=1)] = 3,
+    seconds: Annotated[float, typer.Option(help="of arrivals per load", min=1.0)] = 20.0,
+    load: Annotated[float, typer.Option(help="factor on all arrival rates", min=0.01)] = 1.0,
+    size: Annotated[str, typer.Option(help="random weights: 4m, 66m, 165m, 1b, 8b")] = "66m",
+    model: Annotated[Path | None, typer.Option(help="a model's folder, instead of random weights")] = None,
+    replicas: Annotated[int, typer.Option(help="vLLM servers", min=1)] = 2,
+    policy: Annotated[str, typer.Option(help="FlowServe's; another one than the default is an ablation")] = POLICY,
+    shared: Annotated[bool, typer.Option(help="FlowServe in front of the baselines' servers, over HTTP")] = False,
+    scale: Annotated[float, typer.Option(help="factor on the published lengths of prompts and answers")] = 0.125,
+) -> None:
+    """Whole workflows on FlowServe, in LangGraph and in asyncio, on the same vLLM servers."""
+    from flowserve.cli import benching
+
+    os.environ["FLOWSERVE_BENCH_SCALE"] = str(scale)
+    options = {"rounds": rounds, "seconds": seconds, "load": load, "size": size, "model": model}
+    benching.workflows(json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared)
+
+
 def _settings(
     engine: str,
     model: str,
     indexes: Path,
     embedder: str,
-    policy: str = "critical_path",
+    policy: str = POLICY,
     replicas: int = 1,
     url: list[str] | None = None,
     engine_arg: list[str] | None = None,
     pool: Path | None = None,
+    weight: list[str] | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
-    from flowserve.cli.targets import engine_args
+    from flowserve.cli.targets import engine_args, weights
     from flowserve.config import RuntimeConfig
 
     return Settings(
@@ -341,7 +367,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
-        runtime=RuntimeConfig(policy=policy),
+        runtime=RuntimeConfig(policy=policy, tenant_weights=weights(weight or [])),
     )
 
 

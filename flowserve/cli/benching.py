@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flowserve.bench import report
 from flowserve.cli.targets import say
@@ -54,6 +55,18 @@ def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float
     if picture is not None:
         title = "Workflows on vLLM (CPU): measured and simulated"
         picture.write_text(curves(title, found.latencies), encoding="utf-8")
+
+
+def workflows(out: Path | None, svg: Path | None, names: Sequence[str], **options: Any) -> None:
+    from flowserve.bench.workflows import compare
+    from flowserve.bench.workflows.picture import picture
+
+    results = compare.run(names, **options, say=say)
+    if svg is not None:
+        where = "GPU" if results["gpu"] else "CPU"
+        title = f"FlowServe against LangGraph on vLLM ({where}): latency of workflows, LangGraph / FlowServe"
+        svg.write_text(picture(results["workloads"], title), encoding="utf-8")
+    report.write("flowserve bench workflows", results, compare.SEED, out)
 
 
 def load(out: Path | None, url: str, clients: int, seconds: float) -> None:

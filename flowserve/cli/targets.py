@@ -55,6 +55,20 @@ def engine_args(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """`TENANT=NUMBER` pairs. Raises ConfigError for anything else; whether the number is a share is for the scheduler."""
+    found: dict[str, float] = {}
+    for item in given:
+        tenant, _, text = item.rpartition("=")
+        try:
+            found[tenant] = float(text)
+        except ValueError:
+            tenant = ""
+        if not tenant:
+            raise ConfigError(f"--weight: expected TENANT=NUMBER, such as team-a=2; got '{item}'")
+    return tuple(found.items())
+
+
 def say(text: str) -> None:
     """A message to the person, beside the result."""
     print(text, file=sys.stderr, flush=True)

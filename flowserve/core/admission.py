@@ -1,8 +1,8 @@
-"""What a client is told that finds no room: an honest guess of when there will be some."""
+"""What a client is told that finds no room, or asks for what cannot be: an honest guess, at once."""
 
 from flowserve.core.engine_state import Health
 from flowserve.core.shapes import PlanShape
-from flowserve.core.state import SchedulerState
+from flowserve.core.state import Run, SchedulerState
 from flowserve.ids import Seconds
 
 
@@ -17,7 +17,7 @@ def retry_after_s(state: SchedulerState) -> Seconds:
         between = config.min_reject_s
     else:
         between = (state.now - state.ended[0]) / (len(state.ended) - 1)
-    return max(config.min_reject_s, min(config.max_reject_s, between * (state.rejected + 1)))
+    return within_bounds(state, between * (state.rejected + 1))
 
 
 def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
@@ -32,6 +32,31 @@ def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
             continue
         if state.now - max(engine.down_since for engine in down) >= config.pool.outage_s:
             back = min(max(0.0, engine.pause_until - state.now) for engine in down)
-            wait = max(config.min_reject_s, min(config.max_reject_s, back))
+            wait = within_bounds(state, back)
             longest = wait if longest is None else max(longest, wait)
     return longest
+
+
+def hopeless(state: SchedulerState, run: Run) -> tuple[Seconds, Seconds] | None:
+    """Seconds that `run`, which is about to be accepted, is expected to take, and of these seconds of waiting for runs that
+    go before it, when that is far more than it has; None: it may well be on time, or nobody knows.
+
+    Early rejection (Mooncake, FAST 2025): before anything was computed for it. Runs are walked only if all of them together
+    would make it late.
+    """
+    known = run.shape.figures
+    most = state.config.hopeless * (run.deadline - state.now)
+    if not most or not known.learned or not known.by_tail:
+        return None
+    path = known.tails[known.by_tail[0]]
+    wait = 0.0
+    if path <= most < path + state.work / run.width and any(
+        state.models[model].size for model in run.shape.called if model in state.models
+    ):
+        wait = sum(other.work for other in state.runs.values() if other.rank < run.rank) / run.width
+    return (path + wait, wait) if path + wait > most else None
+
+
+def within_bounds(state: SchedulerState, seconds: Seconds) -> Seconds:
+    """Advice to a client, neither at once nor never."""
+    return max(state.config.min_reject_s, min(state.config.max_reject_s, seconds))

@@ -215,7 +215,11 @@ class Reject:
     run: RunId
     retry_after_s: Seconds
     outage: bool = False
-    """No engine is there that could serve it; else there are too many runs."""
+    """No engine is there that could serve it."""
+    expected_s: Seconds | None = None
+    """It could not end before its deadline: it is expected to take so long, of which"""
+    wait_s: Seconds = 0.0
+    """for runs that go before it. None, and no outage: there are too many runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ class Config:
     """Searches running at once, over all runs."""
     max_live_runs: int = 1024
     """Runs accepted and not yet ended; one more is rejected."""
+    hopeless: float = 2.0
+    """A run that is expected to take so many times what its deadline allows is rejected at once, with the estimate; 0: none.
+    Only where runs of its plan have been seen."""
     default_deadline_s: Seconds | None = None
     """Deadline of a run that was submitted without one; None: none."""
 
@@ -27,6 +30,10 @@ class Config:
     """Seconds of urgency that a run gains per second since it was submitted; see `priority`."""
     band_s: Seconds = 120.0
     """Distance between two priority levels; a remaining critical path counts for at most this much."""
+    fairness: float = 1.0
+    """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""
+    tenant_weights: tuple[tuple[str, float], ...] = ()
+    """Tenant -> its share of the service relative to others; who is not named has 1."""
     priority_levels: int = 5
     """Client priorities are clamped to -levels..levels, so that a tier is `2 * levels + 1` bands."""
 
@@ -61,6 +68,9 @@ class Config:
                 raise ConfigError(
                     f"{item.name}: expected a finite number of at least {least.get(item.name, 0)}; got {value!r}"
                 )
+        for tenant, weight in self.tenant_weights:
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"tenant_weights: expected a number above 0 for {tenant!r}; got {weight!r}")
         if self.band_s <= 0:
             raise ConfigError(f"band_s: expected more than 0 seconds; got {self.band_s!r}")
         if self.min_reject_s > self.max_reject_s:

@@ -96,6 +96,7 @@ def _keep_s(state: SchedulerState, task: Task) -> Seconds:
 def _begin(state: SchedulerState, task: Task, phase: Phase) -> None:
     """The clock of this execution starts. An agent's parts have no limit of their own but the agent's."""
     tasks.move(task, phase)
+    task.began_at = state.now
     limit = task.node.timeout_s if task.role is Role.NODE else None
     task.deadline = task.frame.deadline if task.parent is None else task.parent.deadline
     if limit is not None:
@@ -181,7 +182,7 @@ def finished(state: SchedulerState, task: Task, prefix: tuple[int, ...], tokens_
     if call is None or not isinstance(engine, Engine):
         return
     health.judge(state, engine, None)
-    load.finished(state, call, tokens_out)
+    load.finished(state, task, tokens_out)
     engine.resident.add(prefix)
     key = placement.session_of(task)
     if key is not None:

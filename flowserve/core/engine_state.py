@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flowserve.core.events import Loss
 from flowserve.core.queues import ReadyQueue
 from flowserve.core.residency import Residency
+from flowserve.core.step_time import StepTime
 from flowserve.ids import EngineId, Seconds, Tokens
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ModelCall:
         "began_at",
         "choices",
         "decode",
+        "expected",
         "last_at",
         "limit",
         "measured",
@@ -78,6 +80,8 @@ class ModelCall:
         self.limit: Tokens = 0
         """Most tokens of output; 0: unknown."""
         self.choices = 1
+        self.expected: Tokens | None = None
+        """Output as calls of its node have it, over all choices; None: too few have been seen."""
         self.on_loss = Loss.RESTART
         self.prefix: tuple[int, ...] = ()
         self.written: Tokens = 0
@@ -145,6 +149,7 @@ class Engine:
         "span_busy",
         "span_tokens",
         "starts",
+        "step_time",
         "steps",
         "tiers",
         "timer",
@@ -205,6 +210,8 @@ class Engine:
         self.span_busy: Seconds = 0.0
         """Of the span: seconds between tokens, summed over choices."""
         self.span_tokens: Tokens = 0
+        self.step_time = StepTime()
+        """How its steps grow with its batch."""
         self.prefill_s: Seconds = 0.0
         """Seconds per prompt token from dispatch to first token, a running mean; 0: none seen."""
         self.progress_at: Seconds = 0.0

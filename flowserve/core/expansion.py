@@ -9,7 +9,7 @@
 | DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
 """
 
-from flowserve.core import failing, readiness, runs, tasks
+from flowserve.core import estimates, failing, readiness, runs, tasks
 from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
 from flowserve.core.events import Called, Code, SampleLabelled
 from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task
@@ -82,6 +82,7 @@ def _take_arm(state: SchedulerState, task: Task, arm: int) -> None:
     if arm >= len(bodies):
         refuse(state, task, Code.INTERNAL)
         return
+    estimates.chose(task, arm)
     task.expansion = Expansion(1)
     tasks.move(task, Phase.OPEN)
     for block in dict.fromkeys(bodies):
@@ -199,7 +200,8 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
     expansion.labels[event.label] = expansion.labels.get(event.label, 0) + 1
     spec = _sample_spec(task)
     assert spec.rule is not None
-    if RULES[spec.rule](expansion.labels, dict(spec.rule_args)):
+    left = expansion.width - expansion.failed - sum(expansion.labels.values())
+    if RULES[spec.rule](expansion.labels, {**dict(spec.rule_args), "left": left}):
         for frame in list(expansion.live.values()):
             tasks.kill_frame(state, frame)
         join(state, task)

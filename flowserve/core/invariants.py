@@ -30,7 +30,7 @@ def _report(wrong: list[str], told: str) -> None:
 
 
 def _whole(state: SchedulerState) -> Iterator[str]:
-    if state.out or state.agenda or state.immediate or state.urgent or state.stirred:
+    if state.out or state.agenda or state.immediate or state.urgent or state.stirred or state.served:
         yield f"a step left work behind: {state.out}, {state.agenda}, {state.immediate}, {state.urgent}"
     uses = {digest: 0 for digest in state.shapes}
     for id, run in state.runs.items():
@@ -40,6 +40,15 @@ def _whole(state: SchedulerState) -> Iterator[str]:
     for digest, shape in state.shapes.items():
         if shape.runs != uses[digest] or not shape.runs:
             yield f"plan {digest[:12]} counts {shape.runs} runs, has {uses[digest]}"
+    for name, tenant in state.tenants.items():
+        if tenant.runs != sum(run.tenant == name for run in state.runs.values()):
+            yield f"tenant {name!r} counts {tenant.runs} runs"
+    work = sum(run.work for run in state.runs.values())
+    if abs(state.work - work) > 1e-6 * max(1.0, work):
+        yield f"{state.work} s of work are counted, the runs have {work}"
+    at_engines = sum(len(engine.running) for engine in state.engines.values())
+    if state.at_engines != at_engines:
+        yield f"{state.at_engines} calls are counted at engines, {at_engines} are there"
     if len(state.runs) > state.config.max_live_runs:
         yield f"{len(state.runs)} live runs"
     if not 0 <= state.retry_tokens <= state.config.retry_reserve:
@@ -54,9 +63,9 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
         yield f"{run!r} holds tasks or frames out of order"
     if run.rank != state.policy.rank(run, state.config):
         yield f"{run!r} has rank {run.rank}, policy says {state.policy.rank(run, state.config)}"
-    undone = [node for node in run.shape.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
-    if undone and run.shape.by_tail[run.pointer] != undone[0]:
-        yield f"{run!r} points at node {run.shape.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
+    undone = [node for node in run.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
+    if undone and run.by_tail[run.pointer] != undone[0]:
+        yield f"{run!r} points at node {run.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
     if len(run.history) > 2 * state.config.story_length:
         yield f"{run!r} remembers too much"
     for frame in run.frames.values():
@@ -207,9 +216,14 @@ def _queues(state: SchedulerState) -> Iterator[str]:
         waiting = queue.waiting()
         if queue.size != len(waiting) or any(task.phase is not Phase.READY or task.run.over for task in waiting):
             yield f"queue {queue.name!r} counts {queue.size}, holds {waiting}"
-        listed = [lane for rank, _, lane in queue.heap if lane.listed == rank]
-        if len(listed) != queue.lanes or len(queue.heap) > 2 * queue.lanes + SLACK:
-            yield f"queue {queue.name!r} counts {queue.lanes} lanes, lists {len(listed)} in {len(queue.heap)} entries"
+        listed = []
+        for tenant, line in queue.lines.items():
+            valid = list(line.valid())
+            listed += valid
+            if len(valid) != line.lanes or len(line.heap) > 2 * line.lanes + SLACK:
+                yield f"queue {queue.name!r} counts {line.lanes} lanes, lists {len(valid)} in {len(line.heap)} entries"
+            if any(lane.run.share is not tenant for lane in valid):
+                yield f"queue {queue.name!r} lists runs of others for {tenant!r}"
         for lane in listed:
             if lane.run.over or lane.run.lanes.get(queue.name) is not lane or len(lane.items) > 2 * lane.live + SLACK:
                 yield f"queue {queue.name!r} keeps a lane of {lane.run!r}"

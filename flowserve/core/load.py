@@ -2,6 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
+from flowserve.core import estimates, service
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
@@ -20,7 +21,8 @@ def prompt_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
 
 def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
     """Output that is still expected. At least one token: it is not over yet."""
-    return max(1, round(call.limit * state.output_share) - call.written)
+    expected = call.expected if call.expected is not None else round(call.limit * state.output_share)
+    return max(1, expected - call.written)
 
 
 def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
@@ -46,6 +48,7 @@ def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) ->
     engine.tiers[tier(task.run.level, state.config)] += 1
     engine.resident.add(call.prefix)
     state.calls += 1
+    service.taken(state, task)
 
 
 def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
@@ -53,6 +56,7 @@ def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
     call = task.call
     assert call is not None
     del engine.running[task]
+    service.left(state, task, state.now - call.began_at)
     task.run.calls.pop(task, None)
     _add(engine, call, -1)
     engine.tiers[tier(task.run.level, state.config)] -= 1
@@ -85,7 +89,7 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
         call.prefill = 0
         state.stirred = True
     else:
-        _learn_pace(engine, call, count, now)
+        state.stirred |= _learn_pace(engine, call, count, now)
     call.last_at = now
     call.written += count
     less = min(count, call.decode)
@@ -103,10 +107,13 @@ def computed(engine: Engine, now: Seconds) -> None:
     engine.progress_at = now
 
 
-def finished(state: SchedulerState, call: ModelCall, tokens_out: Tokens) -> None:
-    """What calls write of what they may."""
+def finished(state: SchedulerState, task: Task, tokens_out: Tokens) -> None:
+    """What calls write: those of this node, and of what they may."""
+    call = task.call
+    assert call is not None
     if call.limit:
         share = min(1.0, tokens_out / call.limit)
+        estimates.wrote(task, share)
         state.output_share = (1 - LEARNING) * state.output_share + LEARNING * share
 
 
@@ -115,17 +122,22 @@ def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
         engine.prefill_s = _mean(engine.prefill_s, seconds / call.prefill)
 
 
-def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> None:
+def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> bool:
     """By sums over a span in which calls have waited for as long: news of many tokens can come at one time, so a single
-    gap says nothing, and neither do calls that end within one turn of the driver's loop. A span ends between bursts."""
+    gap says nothing, and neither do calls that end within one turn of the driver's loop. A span ends between bursts.
+    Whether one has ended: then more calls may join, or fewer."""
     assert call.last_at is not None
     waited = (now - call.last_at) * call.choices
     between = 2 * waited * engine.span_tokens >= engine.span_busy
-    if between and now - engine.span_at >= SPAN_S and engine.span_busy >= SPAN_S:
-        engine.pace = _mean(engine.pace, engine.span_busy / engine.span_tokens)
+    ended = between and now - engine.span_at >= SPAN_S and engine.span_busy >= SPAN_S
+    if ended:
+        seconds = engine.span_busy / engine.span_tokens
+        engine.pace = _mean(engine.pace, seconds)
+        engine.step_time.add(engine.span_busy / (now - engine.span_at), seconds)
         engine.span_at, engine.span_busy, engine.span_tokens = now, 0.0, 0
     engine.span_busy += waited
     engine.span_tokens += count
+    return ended
 
 
 def _mean(before: float, new: float) -> float:

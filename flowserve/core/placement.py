@@ -3,7 +3,8 @@
 *Room.* An engine gets another call while it has a free seat, while the prompts that wait inside it are fewer than
 `batches_ahead` of its steps, and while the KV that its calls are expected to need fits its memory. So its batch stays full,
 and the order of everything else stays with the scheduler. An engine without calls always has room: a call that is too
-large for it is refused there, not starved here.
+large for it is refused there, not starved here. Where an engine serves urgent calls, those of less urgent tiers have room only
+while they do not slow its steps down too far.
 
 *Choice.* Of the engines with room, the one with the least outstanding work, counting what this call would add: tokens to
 prefill that are not resident there (Preble's trade of reuse against load, ICLR 2025, with the engine's own cache events
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from flowserve.core import load
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
+from flowserve.core.priority import tier
 from flowserve.ids import Seconds, Tokens
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> E
     found = []
     for engine in engines:
         full = engine.seats and engine.seats + call.choices > engine.limit  # asked first: the usual reason
-        if not full and takes_calls(engine) and has_room(state, engine, call):
+        if not full and takes_calls(engine) and has_room(state, engine, call) and may_join(state, engine, task):
             found.append(engine)
     if len(found) < 2:
         return found[0] if found else None
@@ -81,6 +83,17 @@ def takes_calls(engine: Engine) -> bool:
     if engine.drain is not Drain.NO or engine.pause_until:
         return False
     return engine.health is Health.UP or (engine.health is Health.TRIPPED and not engine.running)
+
+
+def may_join(state: "SchedulerState", engine: Engine, task: "Task") -> bool:
+    """Calls of less urgent tiers join a batch with more urgent ones only while its steps stay within `tier_slowdown` times what
+    they take for one call; one always may, so that nobody stands still. See *Room* above."""
+    slowdown = state.config.pool.tier_slowdown
+    own = tier(task.run.level, state.config)
+    urgent = sum(engine.tiers[:own])
+    if not urgent or not slowdown:
+        return True
+    return engine.tiers[own] < max(1.0, engine.step_time.beside(urgent, slowdown))
 
 
 def has_room(state: "SchedulerState", engine: Engine, call: ModelCall, without: ModelCall | None = None) -> bool:

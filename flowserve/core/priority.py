@@ -1,33 +1,53 @@
-"""Who goes first: policies that return a static sort key. They do not act, count or log.
+"""Who goes first: policies that return a sort key. They do not act, count or log.
 
 A policy gives a run a *rank* and a task an *order*; what waits is sorted by (rank, arrival of the run, order,
-task id), lower first.
+task id), lower first. Within a run the task with the longest tail goes first, because it decides when the run ends; so
+the siblings of a join stand together, and a run's calls are not torn apart by those of another.
 
-**critical_path**: the run with the shortest remaining critical path goes first, as shortest remaining
-processing time does for single jobs; within a run the task with the longest tail goes first, because it
-decides when the run ends. Tier comes before that, client priority inside the tier.
+    rank = level * band + min(seconds, band) + ageing * time of submission
+
+`level` is tier and client priority, and `seconds` what the policy says. What a run's tenant is ahead of others comes on
+top of any policy when the first of each are compared (`service`, `queues`).
+
+| policy          | seconds                                                                | after                            |
+|-----------------|------------------------------------------------------------------------|----------------------------------|
+| critical_path   | the remaining critical path, from learned durations                    | the default                      |
+| shortest_work   | remaining model calls, over how many are served at once                | SRPT (Schrage 1968)              |
+| shortest_time   | the sum of both: when it would end if it had the pool for itself       | Graham's bound (1966)            |
+| depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
+| plas            | model calls that it has had                                            | Autellix (NSDI 2026), 4.2        |
+| atlas           | the longest chain of model calls that it has had                       | Autellix (NSDI 2026), 4.2        |
+| mlfq            | the queue that it has sunk to; it joins the one that its first call fits | FastServe (2023), skip-join      |
+
+Two have keys of their own: **fcfs** the arrival number, tier and priority ignored; **least_slack** the level, then the
+time at which the run must begin to be on time: its deadline, or what its author promised (`SLO.e2e`), or a band after it
+was submitted, less its remaining critical path.
 
 *Why the key is static.* Waiting makes a run more urgent by `ageing` seconds per second. At time t, a run
 submitted at s with w seconds left has urgency w - ageing * (t - s). The term ageing * t is the same for every
 run, so comparing w + ageing * s compares urgencies at every t, and a heap never has to be re-sorted because
-time passed. w only falls, so ranks only fall.
+time passed. What is left only falls and what was had only rises, so a rank moves one way.
 
 *Starvation is bounded.* w is clamped to one band and a level is a band wide, so that a run is passed only by runs
 submitted less than W / ageing after it, where W is its own w if the others have its level or a worse one, and at
 most 3 * (2 * levels + 1) bands in all: with the defaults 4 w, and 4.4 hours over all tiers. Those are finitely
-many, since admission bounds how many runs live at once.
-
-**fcfs**: runs in order of arrival, tasks in order of readiness. Tier and priority are ignored.
+many, since admission bounds how many runs live at once. Under plas, atlas and mlfq w is a band at most.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowserve.core.config import Config
+from flowserve.ids import NodeId, Seconds
 
 if TYPE_CHECKING:
+    from flowserve.core.estimates import PlanFigures
     from flowserve.core.state import Run, Task
+
+Paths = tuple[Sequence[Seconds], tuple[NodeId, ...]]
+"""Per node the remaining critical path from its start, and the nodes of block 0, longest first."""
 
 TIERS = {"interactive": 0, "standard": 1, "batch": 2}
 """Most urgent first. An unknown tier counts as standard."""
@@ -38,9 +58,13 @@ class Policy:
     """How runs and their tasks are ordered. Lower goes first."""
 
     rank: "Callable[[Run, Config], float]"
-    """Of a run; asked when it arrives and when its critical path has shortened. May only fall."""
+    """Of a run; asked when it arrives, when one of its nodes is done, and, `by_service`, when a call of it has left its
+    engine. Moves one way."""
     order: "Callable[[Task], float]"
     """Of a task among those of its run; asked once, when it becomes ready."""
+    paths: "Callable[[PlanFigures], Paths]"
+    """Which tails a run is accepted with."""
+    by_service: bool = False
 
 
 def level(tier: str, priority: int, config: Config) -> int:
@@ -55,24 +79,78 @@ def tier(level: int, config: Config) -> int:
     return level // (2 * config.priority_levels + 1)
 
 
-def critical_path_rank(run: "Run", config: Config) -> float:
-    """Seconds left, at most a band; a band per level; plus ageing times the time of submission."""
-    return run.level * config.band_s + min(run.remaining_s, config.band_s) + config.ageing * run.submitted_at
+# --- seconds ------------------------------------------------------------------------------------------
 
 
-def critical_path_order(task: "Task") -> float:
-    """Minus the tail of its node, which reaches from there to the end of the run also for nested nodes."""
-    return -task.run.shape.tails[task.node.id]
+def _path_s(run: "Run") -> Seconds:
+    return run.remaining_s
 
 
-def arrival_rank(run: "Run", config: Config) -> float:
-    """The arrival number."""
+def _work_s(run: "Run") -> Seconds:
+    return run.work / run.width
+
+
+def _time_s(run: "Run") -> Seconds:
+    return run.remaining_s + run.work / run.width
+
+
+def _attained_s(run: "Run") -> Seconds:
+    return run.attained
+
+
+def _longest_s(run: "Run") -> Seconds:
+    return run.longest
+
+
+def _sunk_s(run: "Run") -> Seconds:
+    """Queues have quanta of 1, 2, 4, ... seconds and are `QUEUE_S` apart."""
+    first = run.tails[run.by_tail[0]] / len(run.by_tail) if run.by_tail else 0.0
+    return QUEUE_S * math.floor(math.log2(1.0 + max(run.attained, first)))
+
+
+QUEUE_S: Seconds = 8.0
+"""What a queue of mlfq counts: a run of the queue below passes when it has waited for `QUEUE_S / ageing` longer."""
+
+
+# --- ranks --------------------------------------------------------------------------------------------
+
+
+def _by(seconds: "Callable[[Run], Seconds]") -> "Callable[[Run, Config], float]":
+    def rank(run: "Run", config: Config) -> float:
+        return run.level * config.band_s + min(seconds(run), config.band_s) + config.ageing * run.submitted_at
+
+    return rank
+
+
+def _arrival_rank(run: "Run", config: Config) -> float:
     return float(run.arrival)
 
 
-def arrival_order(task: "Task") -> float:
-    """All alike: the task id decides."""
+def _slack_rank(run: "Run", config: Config) -> float:
+    """Of two runs the one that must begin first goes first."""
+    promised = run.plan.slo.e2e if run.plan.slo.e2e is not None else config.band_s
+    due = min(run.deadline, run.submitted_at + promised)
+    return run.level * config.band_s + due - run.remaining_s
+
+
+# --- orders and paths ---------------------------------------------------------------------------------
+
+
+def _longest_tail_first(task: "Task") -> float:
+    """The tail of a node reaches from there to the end of the run also for nested nodes."""
+    return -task.run.tails[task.node.id]
+
+
+def _as_they_come(task: "Task") -> float:
     return 0.0
+
+
+def _in_seconds(known: "PlanFigures") -> Paths:
+    return known.tails, known.by_tail
+
+
+def _in_calls(known: "PlanFigures") -> Paths:
+    return known.hops, known.by_hops
 
 
 def engine_priority(rank: float) -> int:
@@ -81,7 +159,14 @@ def engine_priority(rank: float) -> int:
 
 
 POLICIES = {
-    "critical_path": Policy(critical_path_rank, critical_path_order),
-    "fcfs": Policy(arrival_rank, arrival_order),
+    "critical_path": Policy(_by(_path_s), _longest_tail_first, _in_seconds),
+    "shortest_work": Policy(_by(_work_s), _longest_tail_first, _in_seconds),
+    "shortest_time": Policy(_by(_time_s), _longest_tail_first, _in_seconds),
+    "depth_first": Policy(_by(_path_s), _as_they_come, _in_calls),
+    "least_slack": Policy(_slack_rank, _longest_tail_first, _in_seconds),
+    "plas": Policy(_by(_attained_s), _as_they_come, _in_seconds, by_service=True),
+    "atlas": Policy(_by(_longest_s), _as_they_come, _in_seconds, by_service=True),
+    "mlfq": Policy(_by(_sunk_s), _as_they_come, _in_seconds, by_service=True),
+    "fcfs": Policy(_arrival_rank, _as_they_come, _in_seconds),
 }
 """By the name in `Config.policy`."""

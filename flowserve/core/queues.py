@@ -1,17 +1,21 @@
-"""Ready tasks in order of urgency: a heap of runs, and for each run a heap of its tasks.
+"""Ready tasks in order of urgency: tenants, for each a heap of its runs, and for each run a heap of its tasks.
 
-Two levels because a run's rank changes when its critical path shortens, while the order of tasks inside a
+Runs apart from tasks because a run's rank changes when its critical path shortens, while the order of tasks inside a
 run never does: one push of a (rank, lane) pair moves all its waiting tasks. Entries that no longer hold are
-dropped when they surface (lazy deletion), or when they outnumber the valid ones (compaction).
+dropped when they surface (lazy deletion), or when they outnumber the valid ones (compaction). Tenants apart from runs
+because what one is ahead of the others changes with every call: among the first runs of the tenants that wait, the one
+goes next whose rank is lowest after what its tenant is ahead was added (`service`). A single tenant costs nothing.
 
-An entry (rank, arrival, lane) is valid while `lane.listed == rank`; ranks of a run only fall, so a
+An entry (rank, arrival, lane) is valid while `lane.listed == rank`; the rank of a run moves one way, so a
 lane never has two valid entries.
 """
 
 import heapq
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowserve.core.service import Tenant
     from flowserve.core.state import Run, Task
 
 SLACK = 32
@@ -40,17 +44,61 @@ class Lane:
             heapq.heappop(items)
 
 
-class ReadyQueue:
-    """What waits for one kind of room: one model's engines, the tools, the searches."""
+class Line:
+    """The lanes of one tenant's runs in one queue, the most urgent first."""
 
-    __slots__ = ("heap", "lanes", "name", "size")
+    __slots__ = ("heap", "lanes")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.heap: list[tuple[float, int, Lane]] = []
         """(rank, run arrival, lane)."""
         self.lanes = 0
         """Lanes with a valid entry."""
+
+    def head(self) -> Lane | None:
+        """The lane whose first task goes next, or None when nothing waits."""
+        heap = self.heap
+        while heap:
+            rank, _, lane = heap[0]
+            if lane.listed == rank:
+                if lane.live:
+                    lane.clean()
+                    return lane
+                self.unlist(lane)
+            heapq.heappop(heap)
+        return None
+
+    def list(self, lane: Lane) -> None:
+        if lane.listed is None:
+            self.lanes += 1
+        lane.listed = lane.run.rank
+        heapq.heappush(self.heap, (lane.run.rank, lane.run.arrival, lane))
+        self.compact()
+
+    def unlist(self, lane: Lane) -> None:
+        if lane.listed is not None:
+            lane.listed = None
+            self.lanes -= 1
+
+    def compact(self) -> None:
+        if len(self.heap) > 2 * self.lanes + SLACK:
+            self.heap = [entry for entry in self.heap if entry[2].listed == entry[0]]
+            heapq.heapify(self.heap)
+
+    def valid(self) -> Iterator[Lane]:
+        """Lanes that are listed, in no order that means anything."""
+        return (lane for rank, _, lane in self.heap if lane.listed == rank)
+
+
+class ReadyQueue:
+    """What waits for one kind of room: one model's engines, the tools, the searches."""
+
+    __slots__ = ("lines", "name", "size")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: dict[Tenant, Line] = {}
+        """By tenant, in order of first arrival; one that is empty goes when that is noticed."""
         self.size = 0
         """Tasks that wait."""
 
@@ -88,16 +136,23 @@ class ReadyQueue:
 
     def head(self) -> Lane | None:
         """The lane whose first task goes next, or None when nothing waits."""
-        heap = self.heap
-        while heap:
-            rank, _, lane = heap[0]
-            if lane.listed == rank:
-                if lane.live:
-                    lane.clean()
-                    return lane
-                self._unlist(lane)
-            heapq.heappop(heap)
-        return None
+        if len(self.lines) == 1:
+            [line] = self.lines.values()
+            return line.head()
+        heads: list[tuple[Tenant, Lane]] = []
+        for tenant, line in list(self.lines.items()):
+            lane = line.head()
+            if lane is None:
+                del self.lines[tenant]
+            else:
+                heads.append((tenant, lane))
+        if len(heads) < 2:
+            return heads[0][1] if heads else None
+        least = min(tenant.counter for tenant, _ in heads)
+        _, _, chosen = min(
+            ((lane.run.rank + tenant.behind_s(least), lane.run.arrival, lane) for tenant, lane in heads), key=_key
+        )
+        return chosen
 
     def first(self) -> "Task":
         """The task that goes next. There must be one."""
@@ -116,7 +171,7 @@ class ReadyQueue:
         return task
 
     def rerank(self, lane: Lane) -> None:
-        """The rank of `lane.run` fell: list the lane anew if it has tasks."""
+        """The rank of `lane.run` moved: list the lane anew if it has tasks."""
         if lane.live and lane.listed != lane.run.rank:
             self._list(lane)
 
@@ -124,29 +179,25 @@ class ReadyQueue:
         """The run has ended; its tasks have been withdrawn."""
         assert lane.live == 0
         lane.items = []
-        self._unlist(lane)
-        self._compact()
+        line = self.lines.get(lane.run.share)
+        if line is not None:
+            line.unlist(lane)
+            line.compact()
 
     def _list(self, lane: Lane) -> None:
-        if lane.listed is None:
-            self.lanes += 1
-        lane.listed = lane.run.rank
-        heapq.heappush(self.heap, (lane.run.rank, lane.run.arrival, lane))
-        self._compact()
-
-    def _unlist(self, lane: Lane) -> None:
-        if lane.listed is not None:
-            lane.listed = None
-            self.lanes -= 1
-
-    def _compact(self) -> None:
-        if len(self.heap) > 2 * self.lanes + SLACK:
-            self.heap = [entry for entry in self.heap if entry[2].listed == entry[0]]
-            heapq.heapify(self.heap)
+        line = self.lines.get(lane.run.share)
+        if line is None:
+            line = self.lines[lane.run.share] = Line()
+        line.list(lane)
 
     def waiting(self) -> "list[Task]":
         """Every task that waits, in order of (run arrival, task id). Walks the whole queue."""
-        lanes = sorted((lane for rank, _, lane in self.heap if lane.listed == rank), key=lambda lane: lane.run.arrival)
+        listed = [lane for line in self.lines.values() for lane in line.valid()]
+        lanes = sorted(listed, key=lambda lane: lane.run.arrival)
         return [
             task for lane in lanes for _, _, task in sorted(lane.items, key=lambda item: item[1]) if task.lane is lane
         ]
+
+
+def _key(entry: tuple[float, int, Lane]) -> tuple[float, int]:
+    return entry[:2]

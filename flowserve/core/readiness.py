@@ -44,7 +44,7 @@ def node_done(state: SchedulerState, frame: Frame, node: NodeId) -> list[int]:
     nodes[position] = None
     frame.unfinished -= 1
     if frame.owner is None:
-        _advance(state, frame)
+        _advance(state, frame, node)
     if not frame.unfinished:
         state.agenda.append(Consequence(Todo.FRAME_DONE, frame))
         return []
@@ -66,17 +66,23 @@ def leave(frame: Frame) -> None:
         del frame.owner.expansion.live[frame.id]
 
 
-def _advance(state: SchedulerState, frame: Frame) -> None:
-    """Move the run's pointer over finished nodes: amortised constant time per node of block 0.
+def _advance(state: SchedulerState, frame: Frame, node: NodeId) -> None:
+    """Less is left, and the run's pointer moves over finished nodes: amortised constant time per node of block 0.
 
     `by_tail` descends, so the first node that is not done carries the remaining critical path.
     """
-    run, shape, nodes = frame.run, frame.run.shape, frame.nodes
-    before = run.pointer
-    while run.pointer < len(shape.by_tail) and nodes[shape.position[shape.by_tail[run.pointer]]] is None:
+    run, nodes = frame.run, frame.nodes
+    by_tail, position = run.by_tail, run.shape.position
+    while run.pointer < len(by_tail) and nodes[position[by_tail[run.pointer]]] is None:
         run.pointer += 1
-    if run.pointer == before:
-        return
+    done = min(run.work, run.works[node])
+    run.work -= done
+    state.work -= done
+    rerank(state, run)
+
+
+def rerank(state: SchedulerState, run: Run) -> None:
+    """Something that the rank rests on has changed: what waits moves, also inside engines."""
     rank = state.policy.rank(run, state.config)
     if rank != run.rank:
         run.rank = rank

@@ -6,12 +6,12 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, readiness, tasks
+from flowserve.core import admission, estimates, readiness, service, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
 from flowserve.core.priority import level
-from flowserve.core.shapes import shape_plan
+from flowserve.core.shapes import PlanShape, shape_plan
 from flowserve.core.state import Phase, Run, SchedulerState
 from flowserve.core.story import story
 from flowserve.errors import InternalError
@@ -33,22 +33,40 @@ def submitted(state: SchedulerState, event: RunSubmitted) -> None:
     if outage is not None:
         state.out.append(Reject(event.run, outage, outage=True))
         return
+    run = _run(state, event, shape)
+    late = admission.hopeless(state, run)
+    if late is not None:
+        expected, wait = late
+        state.out.append(Reject(event.run, admission.within_bounds(state, wait), expected_s=expected, wait_s=wait))
+        return
     state.shapes[event.plan.digest] = shape
     shape.runs += 1
     state.arrivals += 1
-    urgency = level(event.tier, event.priority, state.config)
-    run = state.runs[event.run] = Run(event.run, state.arrivals, shape, state.now, urgency)
-    run.tenant, run.session = event.tenant, event.session
-    run.history = deque((state.now, event), maxlen=2 * state.config.story_length)
-    run.rank = state.policy.rank(run, state.config)
-    limit = event.deadline_s if event.deadline_s is not None else state.config.default_deadline_s
-    if limit is not None and limit < inf:
-        run.deadline = state.now + limit
+    state.runs[run.id] = run
+    service.begin(state, run)
+    if run.deadline < inf:
         state.timers.start(run.deadline, run)
     state.out.append(Mark(run.id, Status.QUEUED))
     frame = readiness.enter(state, run, BlockId(0), None, 0)
     for position in frame.block.roots:
         tasks.create(state, frame, position)
+
+
+def _run(state: SchedulerState, event: RunSubmitted, shape: PlanShape) -> Run:
+    """As it would be accepted now; it stands in no table yet."""
+    config = state.config
+    run = Run(event.run, state.arrivals + 1, shape, state.now, level(event.tier, event.priority, config))
+    run.tenant, run.session = event.tenant, event.session
+    known = estimates.begin(state, shape)
+    run.tails, run.by_tail = state.policy.paths(known)
+    run.works, run.work = known.works, known.work
+    run.width = max(1.0, state.width)
+    run.history = deque((state.now, event), maxlen=2 * config.story_length)
+    limit = event.deadline_s if event.deadline_s is not None else config.default_deadline_s
+    if limit is not None:
+        run.deadline = state.now + limit
+    run.rank = state.policy.rank(run, config)
+    return run
 
 
 def cancel_requested(state: SchedulerState, event: CancelRequested) -> None:
@@ -90,6 +108,7 @@ def forget(state: SchedulerState, run: Run) -> None:
     """Take `run` out of every table."""
     run.over = True
     del state.runs[run.id]
+    service.end(state, run)
     for lane in run.lanes.values():
         lane.queue.drop(lane)
     run.lanes.clear()

@@ -4,13 +4,14 @@ A `Plan` names nodes by plan-wide ids and looks dependents up by id. The hot pat
 a block and counts that can be copied, so they are laid out here when the plan's first run arrives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import BlockId, NodeId, Seconds
 
 if TYPE_CHECKING:
+    from flowserve.core.estimates import PlanFigures
     from flowserve.core.state import Task
 
 
@@ -37,13 +38,15 @@ class PlanShape:
     position: list[int]
     """Per node id: its place in its block."""
     tails: tuple[Seconds, ...]
-    """Per node id: the remaining critical path from its start. Zeros for a plan without estimates."""
+    """Per node id: the remaining critical path from its start, as the compiler guessed. Zeros for a plan without estimates."""
     by_tail: tuple[NodeId, ...]
     """Nodes of block 0, longest tail first."""
     models: tuple[str, ...]
     """Per node id: which model an LLM or AGENT node calls; "" is the default, also for nodes that call none."""
     called: tuple[str, ...]
     """Models that nodes of block 0 call, each once: what no run of the plan can do without."""
+    figures: "PlanFigures" = field(init=False)
+    """What was seen of its nodes; there from the plan's first accepted run on."""
     runs: int = 0
     """Live runs of this plan; at 0 the shape is forgotten."""
 

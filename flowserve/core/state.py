@@ -6,6 +6,7 @@ core iterates a set. `invariants.check` lists what must hold between steps.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from enum import IntEnum
 from math import inf
 from typing import NamedTuple
@@ -13,9 +14,11 @@ from typing import NamedTuple
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine, ModelCall
+from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
 from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
+from flowserve.core.service import Tenant
 from flowserve.core.shapes import BlockShape, PlanShape
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
@@ -75,6 +78,8 @@ class Run:
 
     __slots__ = (
         "arrival",
+        "attained",
+        "by_tail",
         "calls",
         "deadline",
         "executions",
@@ -85,6 +90,7 @@ class Run:
         "last_frame",
         "last_task",
         "level",
+        "longest",
         "over",
         "plan",
         "pointer",
@@ -92,22 +98,33 @@ class Run:
         "retries",
         "session",
         "shape",
+        "share",
         "started",
         "submitted_at",
+        "tails",
         "tasks",
         "tenant",
         "timer",
+        "width",
+        "work",
+        "works",
     )
 
     def __init__(self, id: RunId, arrival: int, shape: PlanShape, submitted_at: Seconds, level: int) -> None:
         self.id = id
         self.tenant = ""
+        self.share: Tenant
+        """Whose service its calls count for."""
         self.session: str | None = None
         """Whose calls share a growing prefix; None: nobody said."""
         self.arrival = arrival
         """Number in order of acceptance, from 1; ends ties between runs."""
         self.shape = shape
         self.plan = shape.plan
+        self.tails: Sequence[Seconds] = shape.tails
+        """Per node id: the remaining critical path from its start, as known when the run was accepted."""
+        self.by_tail = shape.by_tail
+        """Nodes of block 0, longest tail first."""
         self.submitted_at = submitted_at
         self.level = level
         """Tier and client priority as one number, 0 the most urgent; see `priority.level`."""
@@ -130,9 +147,19 @@ class Run:
         self.last_frame = -1
         """Last frame id given; the first is 0."""
         self.pointer = 0
-        """Into `shape.by_tail`: nodes before it have completed. It only moves forward."""
+        """Into `by_tail`: nodes before it have completed. It only moves forward."""
         self.rank = 0.0
-        """Place among runs, lower first; what the policy said when `pointer` last moved. Never rises."""
+        """Place among runs, lower first; what the policy said last."""
+        self.works: Sequence[Seconds] = ()
+        """Per node id: estimated seconds of model calls, as known when the run was accepted."""
+        self.work: Seconds = 0.0
+        """Their sum over nodes of block 0 that are not done."""
+        self.width = 1.0
+        """Calls that the engines served at once when it was accepted."""
+        self.attained: Seconds = 0.0
+        """Seconds of model calls that it has had."""
+        self.longest: Seconds = 0.0
+        """The longest chain of them that was seen."""
         self.lanes: dict[str, Lane] = {}
         """Waiting tasks by queue name."""
         self.executions = 0
@@ -146,8 +173,7 @@ class Run:
     @property
     def remaining_s(self) -> Seconds:
         """Estimated seconds of its remaining critical path, or 0 when all its nodes have completed."""
-        shape = self.shape
-        return shape.tails[shape.by_tail[self.pointer]] if self.pointer < len(shape.by_tail) else 0.0
+        return self.tails[self.by_tail[self.pointer]] if self.pointer < len(self.by_tail) else 0.0
 
     def __repr__(self) -> str:
         word = "over" if self.over else "running" if self.started else "queued"
@@ -233,7 +259,10 @@ class Task:
 
     __slots__ = (
         "attempt",
+        "began_at",
+        "behind",
         "call",
+        "charged",
         "deadline",
         "expansion",
         "failures",
@@ -284,6 +313,12 @@ class Task:
         """Whose room it takes while it runs; None for kinds that need none."""
         self.timer: Timer | None = None
         """Time limit while it is at work, back-off while RETRYING; None without one."""
+        self.began_at: Seconds = 0.0
+        """When the present execution was dispatched; an agent's: its first step."""
+        self.behind: Seconds = 0.0
+        """A model call's: the run's longest chain when it was dispatched."""
+        self.charged: Seconds = 0.0
+        """A model call's: what its tenant has paid in advance while it is at an engine."""
         self.deadline: Seconds = inf
         """When the present execution must have ended, all limits around it included."""
         self.expansion: Expansion | None = None
@@ -315,11 +350,13 @@ class SchedulerState:
     __slots__ = (
         "agenda",
         "arrivals",
+        "at_engines",
         "calls",
         "config",
         "draining",
         "ended",
         "engines",
+        "estimates",
         "hedges",
         "homes",
         "immediate",
@@ -333,14 +370,18 @@ class SchedulerState:
         "retry_tokens",
         "runs",
         "searches",
+        "served",
         "serving",
         "shapes",
         "stale",
         "stirred",
+        "tenants",
         "timers",
         "tools",
         "urgent",
         "wake_at",
+        "width",
+        "work",
     )
 
     def __init__(self, config: Config | None = None) -> None:
@@ -357,6 +398,16 @@ class SchedulerState:
         """Runs accepted so far."""
         self.shapes: dict[str, PlanShape] = {}
         """Arrays of the plans that live runs use, by digest."""
+        self.estimates = Estimates()
+        """What was seen of the nodes of each plan."""
+        self.tenants: dict[str, Tenant] = {}
+        """Whose runs are live or were lately."""
+        self.at_engines = 0
+        """Model calls that are at engines."""
+        self.width = 0.0
+        """The most that were there at once, fading."""
+        self.work: Seconds = 0.0
+        """Estimated seconds of model calls that live runs still have to make."""
         self.engines: dict[EngineId, Engine] = {}
         """Every engine heard of, in order of arrival."""
         self.serving: dict[str, list[Engine]] = {}
@@ -367,6 +418,8 @@ class SchedulerState:
         """(tenant, session) -> the engine of its latest call, and how many tokens it then held; the latest last."""
         self.urgent: list[Task] = []
         """Model calls that began to wait in this step and may push others out. Empty between steps."""
+        self.served: dict[Run, None] = {}
+        """Runs whose calls left engines, where ranks follow service. Empty between steps."""
         self.stirred = False
         """This step may have given room. False between steps."""
         self.draining: dict[Engine, None] = {}

@@ -55,7 +55,20 @@ raises InternalError with the run's story, and changes nothing.
 from collections.abc import Callable
 from typing import Any
 
-from flowserve.core import agents, dispatching, engines, expansion, failing, health, hedging, load, runs, tasks
+from flowserve.core import (
+    agents,
+    dispatching,
+    engines,
+    estimates,
+    expansion,
+    failing,
+    health,
+    hedging,
+    load,
+    readiness,
+    runs,
+    tasks,
+)
 from flowserve.core.commands import Command, Mark, Role, Status, WakeAt
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import (
@@ -122,12 +135,23 @@ def _settle(state: SchedulerState) -> None:
     while agenda:
         item = agenda.popleft()
         CONSEQUENCES[item.todo](state, item)
+    _rerank(state)
     dispatching.fill(state)
+    while state.served:  # room was made by pushing calls out, which changed who is first
+        _rerank(state)
+        dispatching.fill(state)
     state.stirred = False
     due = state.timers.earliest()
     if due is not None and (state.wake_at is None or due < state.wake_at):
         state.wake_at = due
         state.out.append(WakeAt(due))
+
+
+def _rerank(state: SchedulerState) -> None:
+    """Runs whose calls left engines have had more service."""
+    served, state.served = state.served, {}
+    for run in served:
+        readiness.rerank(state, run)
 
 
 def _remember(state: SchedulerState, commands: list[Command]) -> None:
@@ -161,6 +185,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     call.measured = True
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
     call.on_loss, call.prefix = event.on_loss, event.prefix
+    call.expected = estimates.output_tokens(task, event.limit)
     tasks.wait_for_engine(state, task)
 
 

@@ -11,7 +11,8 @@ UNUSABLE = -1
 """Label of an empty or unusable answer."""
 
 Rule = Callable[[Mapping[int, int], Mapping[str, float]], bool]
-"""(counts by label, parameters) -> stop now? Asked after each label that arrives."""
+"""(counts by label, parameters) -> stop now? Asked after each label that arrives. Among the parameters is `left`: samples
+whose label is not known yet."""
 
 
 def certainty(counts: Mapping[int, int]) -> float:
@@ -51,6 +52,23 @@ def adaptive_consistency(counts: Mapping[int, int], args: Mapping[str, float]) -
     > 1/2) >= `threshold` (0.95), where a >= b are the two largest counts. For whole numbers that probability is the
     chance of at most a heads in a + b + 1 fair tosses. Unusable answers do not vote.
     """
+    first, second = _leaders(counts)
+    tosses = first + second + 1
+    probability = sum(comb(tosses, heads) for heads in range(first + 1)) / (1 << tosses)
+    return probability >= args.get("threshold", 0.95)
+
+
+def decided(counts: Mapping[int, int], args: Mapping[str, float]) -> bool:
+    """Stop when the samples that are left could not change the vote, whatever they say: exact, not an estimate.
+
+    A tie goes to the class of the earliest sample, which may be one of those left, so the lead has to be greater.
+    """
+    first, second = _leaders(counts)
+    return first - second > args["left"]
+
+
+def _leaders(counts: Mapping[int, int]) -> tuple[int, int]:
+    """The two largest counts; unusable answers do not vote."""
     first, second = 0, 0
     for label, count in counts.items():
         if label == UNUSABLE:
@@ -59,10 +77,12 @@ def adaptive_consistency(counts: Mapping[int, int], args: Mapping[str, float]) -
             first, second = count, first
         elif count > second:
             second = count
-    tosses = first + second + 1
-    probability = sum(comb(tosses, heads) for heads in range(first + 1)) / (1 << tosses)
-    return probability >= args.get("threshold", 0.95)
+    return first, second
 
 
-RULES: dict[str, Rule] = {"certaindex": certaindex, "adaptive_consistency": adaptive_consistency}
+RULES: dict[str, Rule] = {
+    "certaindex": certaindex,
+    "adaptive_consistency": adaptive_consistency,
+    "decided": decided,
+}
 """By the name in `SampleSpec.rule`."""

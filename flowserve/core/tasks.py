@@ -5,7 +5,7 @@ Cancel ends it, or the driver reported a number (Evaluated) and the task lives o
 task counts as dispatched from its first step on.
 """
 
-from flowserve.core import hedging, load, readiness
+from flowserve.core import estimates, hedging, load, readiness
 from flowserve.core.commands import Cancel, CloseFrame, Mark, Measure, Role, Status
 from flowserve.core.engine_state import Engine, ModelCall
 from flowserve.core.events import Code
@@ -206,6 +206,7 @@ def cancel(state: SchedulerState, task: Task) -> None:
 
 def complete(state: SchedulerState, task: Task) -> None:
     """A node's value exists: the task ends, and what waited for it may become ready."""
+    estimates.completed(state, task)
     retire(state, task, Phase.COMPLETED)
     for position in readiness.node_done(state, task.frame, task.node.id):
         create(state, task.frame, position)

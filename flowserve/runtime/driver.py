@@ -23,7 +23,7 @@ from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
-from flowserve.errors import FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
+from flowserve.errors import DeadlineHopeless, FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
 from flowserve.graphs.plan import Kind
 from flowserve.ids import EngineId, FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
@@ -32,6 +32,7 @@ from flowserve.runtime.cache import ResultCache
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
 from flowserve.runtime.failures import code_of, error_for, reason, retry_after
+from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.reporting import Reporter
@@ -62,6 +63,8 @@ class Driver:
         self.state = SchedulerState(
             Config(
                 policy=config.policy,
+                fairness=config.fairness,
+                tenant_weights=config.tenant_weights,
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
                 search_window=config.search_window,
@@ -76,6 +79,7 @@ class Driver:
         self._threads = Threads(config.tool_window)
         self._executor = Executor(self.pool, retrieval, self._threads, self._delta)
         self._cache = ResultCache(config.cache_entries)
+        self._flights = Flights(self._cache)
         self._queue: deque[e.Event] = deque()
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
@@ -184,6 +188,8 @@ class Driver:
             down = "; ".join(f"engine {m.engine.id}: {m.reason}" for m in self.pool.members.values() if not m.up)
             message = f"no engine is up for what '{run.program.plan.name}' calls ({down}); {again}"
             run.accepted.set_exception(Unavailable(message, command.retry_after_s))
+        elif command.expected_s is not None:
+            run.accepted.set_exception(_hopeless(run.program.plan.name, command))
         else:
             message = f"{len(self.live)} runs are live, which is the limit; {again}"
             run.accepted.set_exception(Overloaded(message, command.retry_after_s))
@@ -440,14 +446,11 @@ class Driver:
         return e.TaskFinished(run.id, task.id, command.attempt, *taken, tools, held, command.engine)
 
     async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
-        """A node with `cache=True` and equal arguments is answered from memory; same tenant, same workflow version."""
+        """A node with `cache=True` and equal arguments is computed once; same tenant, same workflow version."""
         key = self._cache.key(run, task)
-        if key is not None and key in self._cache:
-            return self._cache[key]
-        value = await self._leaf(run, task, command)
-        if key is not None:
-            self._cache[key] = value
-        return value
+        if key is None:
+            return await self._leaf(run, task, command)
+        return await self._flights.value(key, lambda: self._leaf(run, task, command))
 
     def _leaf(self, run: Run, task: TaskState, command: c.Dispatch) -> Coroutine[Any, Any, Any]:
         if run.raw is not None:
@@ -491,6 +494,18 @@ class Driver:
     def _show_progress(self, run: Run, task: TaskState, shown: Any) -> None:
         if not run.done:
             self.reporter.emit(run, "node.progress", node=task.record.label, task=task.id, data={"value": shown})
+
+
+def _hopeless(name: str, command: c.Reject) -> DeadlineHopeless:
+    assert command.expected_s is not None
+    alone = command.expected_s - command.wait_s
+    message = (
+        f"'{name}' cannot end in time: expected to take {command.expected_s:.3g} s, {alone:.3g} s by itself and "
+        f"{command.wait_s:.3g} s behind others. Give it a longer `timeout`"
+    )
+    if command.wait_s:
+        message += f", or try again in {command.retry_after_s:.0f} s"
+    return DeadlineHopeless(message, command.retry_after_s, command.expected_s)
 
 
 def _call_id(command: c.Reprioritise | c.Preempt) -> str:

@@ -63,6 +63,7 @@ TABLE: tuple[tuple[type[BaseException], Row], ...] = (  # first match wins: subc
     (e.ContextTooLong, Row(422, "context_too_long", "Prompt and answer do not fit the model")),
     (e.TooLarge, Row(413, "too_large", "Something is over its limit")),
     (e.Unavailable, Row(503, "engine_lost", "No engine can take the call now", retry=True)),
+    (e.DeadlineHopeless, Row(503, "deadline_hopeless", "It would end long after its deadline")),
     (e.Overloaded, Row(429, "overloaded", "No room now", retry=True)),
     (e.RequestError, Row(422, "request_invalid", "The request is wrong")),
     (e.RunCancelled, Row(409, "run_cancelled", "The run was cancelled")),

@@ -124,7 +124,7 @@ class PlanBuilder:
     def build(self) -> Plan:
         bare = tuple(Node(**fields) for fields in self.nodes)
         blocks = tuple(self._block(bare, number) for number in range(len(self.parents)))
-        cost, local = analysis.costs(bare, blocks, self.llms, self.agents)
+        cost, local = analysis.prior_costs(bare, blocks, self.llms, self.agents)
         nodes = tuple(replace(node, cost_s=cost[node.id]) for node in bare)
         tails = analysis.tails(nodes, blocks, cost, local)
         plan = Plan(
@@ -257,7 +257,12 @@ def _random_fields(rnd: Random) -> dict[str, Any]:
     return fields
 
 
-RULES = ((None, ()), ("certaindex", (("min_samples", 2.0), ("every", 1.0))), ("adaptive_consistency", ()))
+RULES = (
+    (None, ()),
+    ("certaindex", (("min_samples", 2.0), ("every", 1.0))),
+    ("adaptive_consistency", ()),
+    ("decided", ()),
+)
 
 
 def _random_node(

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flowserve.cli.targets import weights
+from flowserve.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
@@ -213,3 +216,13 @@ def test_the_environment_gives_the_defaults_of_options(tmp_path: Path, monkeypat
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("FLOWSERVE_ENGINE", "nope")
     assert "no engine 'nope'" in flowserve("run", target, "--input", "{}", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("given", ["team-a", "=2", "team-a=two"])
+def test_a_weight_that_names_no_tenant_or_no_number_is_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match="--weight: expected TENANT=NUMBER"):
+        weights([given])
+
+
+def test_weights_are_read_in_order() -> None:
+    assert weights(["a=2", "b=0.5", "org=x=3"]) == (("a", 2.0), ("b", 0.5), ("org=x", 3.0))

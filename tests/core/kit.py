@@ -704,7 +704,7 @@ class Driver(Bench):
             assert not place.running
         own = [engine.queue for engine in state.engines.values()]
         for queue in [*state.models.values(), *own, state.tools.queue, state.searches.queue]:
-            assert queue.size == 0 and queue.lanes == 0 and len(queue.heap) <= 32
+            assert queue.size == 0 and all(not line.lanes and len(line.heap) <= 32 for line in queue.lines.values())
 
 
 def random_plan(rnd: Random) -> Plan:
@@ -743,7 +743,12 @@ def _random_node(
             return builder.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(
-                [(None, ()), ("certaindex", (("min_samples", 2.0), ("every", 1.0))), ("adaptive_consistency", ())]
+                [
+                    (None, ()),
+                    ("certaindex", (("min_samples", 2.0), ("every", 1.0))),
+                    ("adaptive_consistency", ()),
+                    ("decided", ()),
+                ]
             )
             return builder.sample(bodies[0], *deps, n=rnd.randint(1, 4), rule=rule, args=args, **fields)
         case Kind.SWITCH:

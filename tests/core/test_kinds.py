@@ -151,6 +151,28 @@ def test_agreeing_samples_end_the_others(kit: ModuleType) -> None:
     assert bench.label(1, 4, 0) == [] and bench.state.stale == 1
 
 
+def test_a_vote_that_is_decided_cancels_the_samples_that_are_left(kit: ModuleType) -> None:
+    b = kit.PlanBuilder()
+    b.sample(body := b.block(), n=5, rule="decided")
+    b.llm(block=body)
+    bench = kit.Bench(window=8)
+    bench.submit(b.build())
+    bench.evaluate(1, 5)
+    for task, frame in ((2, 1), (3, 2)):
+        bench.finish(task)
+        assert kit.brief(bench.label(1, frame, 0)) == [], "two of five agree: the other three could still outvote them"
+    bench.finish(4)
+    assert kit.brief(bench.label(1, 3, 0)) == [
+        "cancel 5 at e0",
+        "cancelled 5",
+        "close 4",
+        "cancel 6 at e0",
+        "cancelled 6",
+        "close 5",
+        "join 1 of [1, 2, 3]",
+    ]
+
+
 def test_disagreeing_samples_all_run_and_the_last_is_not_labelled(kit: ModuleType) -> None:
     b = kit.PlanBuilder()
     b.sample(body := b.block(), n=2, rule="certaindex", args=(("min_samples", 1.0), ("threshold", 0.9)))

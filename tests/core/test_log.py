@@ -16,6 +16,7 @@ from flowserve.core.codec import decode, encode
 from flowserve.core.config import Config
 from flowserve.core.events import EngineChanged, RunSubmitted, Tick
 from flowserve.core.log import LogWriter, read, replay
+from flowserve.core.priority import POLICIES
 from flowserve.errors import StoreError
 from flowserve.graphs.plan import Arg, Const, Get, Op, Output, Param, Plan
 from flowserve.ids import BlockId, EngineId, NodeId, RunId
@@ -46,7 +47,7 @@ def recorded(kit: ModuleType, seed: int, **config: Any) -> tuple[list[str], list
     return lines, driver.outs
 
 
-@pytest.mark.parametrize("policy", ["critical_path", "fcfs"])
+@pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_a_log_replays_to_the_same_commands(kit: ModuleType, policy: str) -> None:
     for seed in range(10):
         lines, outs = recorded(kit, seed, policy=policy)

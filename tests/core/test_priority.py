@@ -233,5 +233,5 @@ def test_wrong_settings_are_refused_by_name(fields: dict[str, Any], named: str) 
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="critical_path, fcfs"):
+    with pytest.raises(ConfigError, match="atlas, critical_path, depth_first, fcfs"):
         SchedulerState(Config(policy="lottery"))

@@ -17,6 +17,7 @@ ALLOWED = {
 LAYERS = (
     "flowserve.core.",
     "flowserve.core",
+    "flowserve.graphs.analysis",
     "flowserve.graphs.plan",
     "flowserve.config",
     "flowserve.ids",

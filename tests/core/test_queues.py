@@ -1,4 +1,4 @@
-"""The two-level ready queue against a list that is sorted anew each time."""
+"""The ready queue against a list that is sorted anew each time."""
 
 from random import Random
 from typing import Any
@@ -7,14 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserve.core.queues import SLACK, Lane, ReadyQueue
+from flowserve.core.service import Tenant
 
 
 class Run:
     """As much of a run as a queue sees."""
 
-    def __init__(self, arrival: int, rank: float) -> None:
+    def __init__(self, arrival: int, rank: float, share: Tenant | None = None) -> None:
         self.arrival = arrival
         self.rank = rank
+        self.share = share if share is not None else Tenant(1.0, 1.0, 100.0)
         self.lanes: dict[str, Lane] = {}
 
 
@@ -31,10 +33,20 @@ class Task:
         return (self.run.rank, self.run.arrival, self.order, self.id)
 
 
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32), size=st.integers(1, 400))
-def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int) -> None:
+def first_of(waiting: list[Any]) -> Any:
+    """The first task of each tenant, and of these the one whose rank is lowest with what its tenant is ahead."""
+    heads: dict[int, Any] = {}
+    for task in sorted(waiting, key=Task.key):
+        heads.setdefault(id(task.run.share), task)
+    least = min(task.run.share.counter for task in heads.values())
+    return min(heads.values(), key=lambda task: (task.run.rank + task.run.share.behind_s(least), task.run.arrival))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 400), tenants=st.integers(1, 4))
+def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int, tenants: int) -> None:
     rnd = Random(seed)
+    shares = [Tenant(1.0, 2.0, 5.0) for _ in range(tenants)]
     queue = ReadyQueue("q")
     runs: list[Any] = []
     waiting: list[Any] = []
@@ -43,7 +55,7 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int) -> No
         dice = rnd.random()
         if dice < 0.1 or not runs:
             number += 1
-            runs.append(Run(number, float(rnd.randint(0, 5))))
+            runs.append(Run(number, float(rnd.randint(0, 5)), rnd.choice(shares)))
         elif dice < 0.55:
             number += 1
             task: Any = Task(rnd.choice(runs), number, float(rnd.randint(0, 3)))
@@ -51,8 +63,9 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int) -> No
             waiting.append(task)
         elif dice < 0.75:
             if waiting:
-                first = min(waiting, key=Task.key)
+                first = first_of(waiting)
                 assert queue.pop() is first and first.lane is None
+                first.run.share.counter += rnd.choice([0.0, 0.5, 3.0])
                 waiting.remove(first)
         elif dice < 0.85:
             if waiting:
@@ -70,12 +83,12 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int) -> No
             for lane in run.lanes.values():
                 queue.drop(lane)
         assert queue.size == len(waiting) and len(queue.waiting()) == len(waiting)
-        assert len(queue.heap) <= 2 * queue.lanes + SLACK
+        assert all(len(line.heap) <= 2 * line.lanes + SLACK for line in queue.lines.values())
     for _ in range(len(waiting)):
-        first = min(waiting, key=Task.key)
+        first = first_of(waiting)
         assert queue.pop() is first
         waiting.remove(first)
-    assert queue.head() is None and not queue.heap
+    assert queue.head() is None and not any(line.heap for line in queue.lines.values())
 
 
 def test_withdrawn_tasks_do_not_pile_up_in_a_lane() -> None:
@@ -98,5 +111,6 @@ def test_a_run_whose_rank_falls_often_does_not_pile_up_in_the_heap() -> None:
     for _ in range(5000):
         run.rank -= 1.0
         queue.rerank(run.lanes["q"])
-    assert len(queue.heap) <= 2 + SLACK
+    [line] = queue.lines.values()
+    assert len(line.heap) <= 2 + SLACK
     assert queue.pop() is task

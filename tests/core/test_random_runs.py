@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowserve.config import PoolConfig
+from flowserve.core.priority import POLICIES
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 2**32), policy=st.sampled_from(["critical_path", "fcfs"]))
+@given(seed=st.integers(0, 2**32), policy=st.sampled_from(sorted(POLICIES)))
 def test_any_order_of_events_keeps_the_invariants_and_ends(kit: ModuleType, seed: int, policy: str) -> None:
     rnd = Random(seed)
     driver = kit.Driver(
@@ -21,7 +22,8 @@ def test_any_order_of_events_keeps_the_invariants_and_ends(kit: ModuleType, seed
         if rnd.random() < 0.1:
             limit = rnd.choice([None, None, 2.0, 10.0])
             tier = rnd.choice(["interactive", "standard", "batch"])
-            driver.start(rnd.choice(plans), deadline_s=limit, tier=tier, priority=rnd.randint(-9, 9))
+            tenant = rnd.choice(["", "a", "b"])
+            driver.start(rnd.choice(plans), deadline_s=limit, tier=tier, priority=rnd.randint(-9, 9), tenant=tenant)
         else:
             driver.random_event()
     driver.drain()
@@ -45,7 +47,8 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         outage_s=1e9,
         breaker_calls=4,
     )
-    driver = kit.Driver(rnd, engines=0, max_live_runs=4, measure=True, pool=pool, run_retries=99)
+    policy = rnd.choice(sorted(POLICIES))
+    driver = kit.Driver(rnd, engines=0, max_live_runs=4, measure=True, pool=pool, run_retries=99, policy=policy)
     driver.facts = {
         "kv_tokens": rnd.choice([0, 3000]),
         "batch_tokens": rnd.choice([0, 300]),

@@ -1,13 +1,14 @@
 """Stopping rules against published and hand-computed figures."""
 
 from collections import Counter
+from itertools import product
 from math import log
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserve.core.stopping import adaptive_consistency, certaindex, certainty
+from flowserve.core.stopping import UNUSABLE, adaptive_consistency, certaindex, certainty, decided
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,17 @@ def test_the_beta_tail_equals_numeric_integration(a: int, b: int) -> None:
     tail = sum(weights[steps // 2 :]) / sum(weights)
     assert adaptive_consistency({0: a, 1: b}, {"threshold": tail - 1e-4})
     assert not adaptive_consistency({0: a, 1: b}, {"threshold": tail + 1e-4})
+
+
+@given(st.lists(st.integers(-1, 2), min_size=1, max_size=7), st.integers(0, 4))
+def test_decided_stops_when_and_only_when_no_rest_could_change_the_winner(labels: list[int], left: int) -> None:
+    """Against every possible rest, each standing before, so that ties go to it."""
+
+    def winners(rest: tuple[int, ...]) -> list[int]:
+        counts = Counter(label for label in (*rest, *labels) if label != UNUSABLE)
+        most = max(counts.values(), default=0)
+        return [label for label in counts if counts[label] == most]
+
+    possible = {tuple(sorted(winners(rest))) for rest in product((-1, 0, 1, 2, 3), repeat=left)}
+    sure = len(possible) == 1 and all(len(winner) == 1 for winner in possible)
+    assert decided(Counter(labels), {"left": left}) == sure

@@ -221,7 +221,7 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("essay", "body/nodes/1/args/value", {"op": "exec", "args": []}, "enum"),
         ("route", "body/nodes/1/args/cases", {"const": ["x", "y", "z"]}, "4 bodies; got 2"),
         ("route", "body/nodes/1/args/cases", {"param": "question"}, "a constant list"),
-        ("reason", "body/nodes/0/sample/rule", "nosuch", "a rule among certaindex"),
+        ("reason", "body/nodes/0/sample/rule", "nosuch", "a rule among certaindex, decided"),
         ("research", "agents/agent/tools", ["nosuch"], "tools that the spec describes"),
         ("dyn", "dynamics/plan_it/callees", ["answer"], "the signature of the registered function"),
     ],

@@ -19,6 +19,7 @@ EXAMPLES: dict[type[e.FlowServeError], e.FlowServeError] = {
     e.UnknownName: e.UnknownName("workflow", "x", ["y"]),
     e.Overloaded: e.Overloaded("full", 2.5),
     e.Unavailable: e.Unavailable("nobody is there", 2.5),
+    e.DeadlineHopeless: e.DeadlineHopeless("too late", 2.5, 30.0),
     e.InternalError: e.InternalError("broken", "the story of a run"),
 }
 
@@ -51,6 +52,7 @@ def test_every_error_has_an_answer_on_both_doors(kind: type[e.FlowServeError]) -
         (e.TooLarge("x"), 413, "too_large"),
         (e.Overloaded("x", 1), 429, "overloaded"),
         (e.Unavailable("x", 1), 503, "engine_lost"),
+        (e.DeadlineHopeless("x", 1, 9), 503, "deadline_hopeless"),
         (e.RunCancelled("x"), 409, "run_cancelled"),
         (e.RunTimedOut("x"), 504, "run_timed_out"),
         (e.EngineLost("x"), 503, "engine_lost"),

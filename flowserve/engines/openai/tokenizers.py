@@ -1,18 +1,24 @@
 """The tokenizer of a server's model, from a folder or the hub."""
 
+import threading
+
 from flowserve.engines.base import Tokenizer
 from flowserve.errors import ConfigError
+
+_IMPORTING = threading.Lock()
+"""transformers imports its parts when they are asked for, and fails when two threads ask first at one time."""
 
 
 def load_tokenizer(source: str) -> Tokenizer:
     """Blocks, perhaps for a download. Raises ConfigError for what cannot be had; code of a model's own is not run."""
     try:
-        from transformers import AutoTokenizer
+        with _IMPORTING:
+            from transformers import AutoTokenizer
 
-        from flowserve.engines.hf_tokenizer import HFTokenizer
+            from flowserve.engines.hf_tokenizer import HFTokenizer
     except ImportError as error:
         raise ConfigError(
-            "a server's tokenizer needs the package transformers: pip install 'transformers>=5'"
+            f"a server's tokenizer needs the package transformers: pip install 'transformers>=5' ({error})"
         ) from error
     try:
         return HFTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
