@@ -169,6 +169,35 @@ def demo(
     raise typer.Exit(demonstration.demo(model, port, once, question))
 
 
+@app.command("simulate")
+def simulate_(
+    workload: Annotated[
+        Path | None, typer.Argument(help="workload file (TOML or JSON), or a trace with --trace")
+    ] = None,
+    engines: Annotated[int | None, typer.Option(help="instead of the workload's number", min=1)] = None,
+    policy: Annotated[str | None, typer.Option(help="instead of the workload's")] = None,
+    compare: Annotated[str | None, typer.Option(help="several policies, as a,b,c: one column each")] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="WORKLOAD is a trace: mooncake, azure, or log (of --record)")
+    ] = None,
+    seed: int = 0,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write curves of latency here, as SVG")] = None,
+    record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
+    check: Annotated[
+        int | None, typer.Option(help="instead: so many random runs with failures, every step checked", min=1)
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="processes for --check", min=1)] = 1,
+) -> None:
+    """A workload through the live scheduler on engines, tools and clients that are models; the same seed, the same bytes."""
+    from flowserve.cli import simulating
+
+    if check is not None:
+        raise typer.Exit(simulating.check(check, seed, jobs))
+    policies = compare.split(",") if compare is not None else [policy] if policy is not None else []
+    simulating.run(workload, trace, engines, policies, seed, json, plot, record)
+
+
 Server = Annotated[str, typer.Option("--url", help="a running server")]
 HERE = "http://127.0.0.1:8400"
 
@@ -260,6 +289,21 @@ def bench_pool(
     from flowserve.cli import benching
 
     benching.pool(json, part or [], model, size, quick)
+
+
+@bench.command("fidelity")
+def bench_fidelity(
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write both curves of latency here, as SVG")] = None,
+    rate: Annotated[float, typer.Option(help="workflows per second")] = 0.8,
+    seconds: Annotated[float, typer.Option(help="of the measured workload")] = 120.0,
+    size: Annotated[str, typer.Option(help="4m, 66m or 165m: parameters of the random model")] = "66m",
+    record: Annotated[Path | None, typer.Option(help="write the scheduler's events here")] = None,
+) -> None:
+    """Workflows live on a vLLM engine on this machine, and the same ones simulated: p50 and p95 of their latency."""
+    from flowserve.cli import benching
+
+    benching.fidelity(json, plot, rate, seconds, size, record)
 
 
 @bench.command("load")

@@ -39,6 +39,24 @@ def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, 
     report.write("flowserve bench pool", results, bench.SEED, out)
 
 
+def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float, size: str, log: Path | None) -> None:
+    from flowserve.bench import fidelity as bench
+    from flowserve.sim import fidelity as simulated
+    from flowserve.sim.plot import curves
+
+    seen = bench.live(rate, seconds, size, say)
+    if log is not None:
+        log.write_text("\n".join(seen.lines) + "\n", encoding="utf-8")
+    found = simulated.compare(seen.lines, bench.CALIBRATION)
+    report.show("latency of workflows", found.figures["workflows"])
+    named = [{"name": name, **row} for name, row in found.figures["workflows"].items()]
+    figures = {**found.figures, "other_programs_share": seen.others_share, "workflows": named}
+    report.write("flowserve bench fidelity", figures, bench.SEED, out)
+    if picture is not None:
+        title = "Workflows on vLLM (CPU): measured and simulated"
+        picture.write_text(curves(title, found.latencies), encoding="utf-8")
+
+
 def workflows(out: Path | None, svg: Path | None, names: Sequence[str], **options: Any) -> None:
     from flowserve.bench.workflows import compare
     from flowserve.bench.workflows.picture import picture
