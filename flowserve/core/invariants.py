@@ -20,13 +20,14 @@ from flowserve.ids import FrameId
 def check(state: SchedulerState) -> None:
     """Verify every cross-link and count; raises InternalError naming all that is wrong."""
     for run in state.runs.values():
-        _report(list(_run(state, run)), story(state, run.id))
-    _report([*_whole(state), *_places(state), *_engines(state), *_queues(state), *_timers(state)], repr(state))
+        if wrong := list(_run(state, run)):
+            raise _broken(wrong, story(state, run.id))
+    if wrong := [*_whole(state), *_places(state), *_engines(state), *_queues(state), *_timers(state)]:
+        raise _broken(wrong, repr(state))
 
 
-def _report(wrong: list[str], told: str) -> None:
-    if wrong:
-        raise InternalError("invariants are broken:\n  " + "\n  ".join(wrong), told)
+def _broken(wrong: list[str], told: str) -> InternalError:
+    return InternalError("invariants are broken:\n  " + "\n  ".join(wrong), told)
 
 
 def _whole(state: SchedulerState) -> Iterator[str]:
