@@ -12,8 +12,8 @@ top of any policy when the first of each are compared (`service`, `queues`).
 | policy          | seconds                                                                | after                            |
 |-----------------|------------------------------------------------------------------------|----------------------------------|
 | critical_path   | the remaining critical path, from learned durations                    | the default                      |
-| shortest_work   | remaining model calls, over how many are served at once                | SRPT (Schrage 1968)              |
-| shortest_time   | the sum of both: when it would end if it had the pool for itself       | Graham's bound (1966)            |
+| shortest_work   | remaining model calls, summed                                          | SRPT (Schrage 1968)              |
+| shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
 | depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
 | plas            | model calls that it has had                                            | Autellix (NSDI 2026), 4.2        |
 | atlas           | the longest chain of model calls that it has had                       | Autellix (NSDI 2026), 4.2        |
@@ -87,7 +87,8 @@ def _path_s(run: "Run") -> Seconds:
 
 
 def _work_s(run: "Run") -> Seconds:
-    return run.work / run.width
+    """Not over `width`: seconds that small would be nothing beside those of ageing, and the earliest would go first."""
+    return run.work
 
 
 def _time_s(run: "Run") -> Seconds:
