@@ -319,6 +319,14 @@ def bench_load(
     benching.load(json, url, clients, seconds)
 
 
+@bench.command("overhead")
+def bench_overhead(json: Json = None, quick: Annotated[bool, typer.Option(help="little, twice")] = False) -> None:
+    """What a node that does nothing costs, against LangGraph (with and without checkpointer) and asyncio."""
+    from flowserve.cli import benching
+
+    benching.overhead(json, quick)
+
+
 @bench.command("workflows")
 def bench_workflows(
     json: Json = None,

@@ -57,6 +57,19 @@ def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float
         picture.write_text(curves(title, found.latencies), encoding="utf-8")
 
 
+def overhead(out: Path | None, quick: bool) -> None:
+    from flowserve.bench import overhead as bench
+
+    results = bench.run(quick)
+    for case in results["cases"]:
+        say(
+            f"{case['shape']}: "
+            + ", ".join(f"{name} {us:.1f}" for name, us in case["us_per_node"].items())
+            + " us per node"
+        )
+    report.write("flowserve bench overhead", results, bench.SEED, out)
+
+
 def workflows(out: Path | None, svg: Path | None, names: Sequence[str], **options: Any) -> None:
     from flowserve.bench.workflows import compare
     from flowserve.bench.workflows.picture import picture
