@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 import flowserve as fs
-from flowserve.bench.workflows import compare, served
+from flowserve.bench.workflows import compare, searching, served
 from flowserve.bench.workflows.compare import WORKLOADS, interval, quantile, speedups, turned
 from flowserve.bench.workflows.picture import picture
 from flowserve.bench.workflows.shape import Arrival, Workload
 from flowserve.bench.workflows.systems import Balancer, follow
+from flowserve.engines.base import Call
 from flowserve.engines.chat import ChatFormat, Piece, PromptMessage
 from flowserve.engines.words import WordTokenizer
 from flowserve.errors import ConfigError
@@ -30,6 +32,10 @@ async def say(system: str, user: str, max_tokens: int) -> str:
     return scripted("".join(segment.text for segment in FORMAT.segments(messages)), max_tokens)
 
 
+def reply(call: Call) -> str:
+    return scripted("".join(segment.text for segment in call.segments), call.sampling.max_tokens)
+
+
 def samples(workload: Workload) -> list[Arrival]:
     """One run of each of its workflows."""
     arrivals = workload.arrivals(Random(5), 1.0, 20.0)
@@ -37,21 +43,22 @@ def samples(workload: Workload) -> list[Arrival]:
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-async def test_the_three_programs_of_a_workload_give_the_model_the_same_prompts(name: str) -> None:
+async def test_the_three_programs_of_a_workload_give_the_model_the_same_prompts(name: str, tmp_path: Path) -> None:
     """Every answer depends on its prompt, so results are equal only if all prompts behind them are."""
     pytest.importorskip("langgraph", reason="needs the extra bench")
     workload = WORKLOADS[name]
     graphs = workload.graphs()
-    for arrival in samples(workload):
-        plain = await workload.plain[arrival.workflow](say, arrival.input)
-        config = {"configurable": {"say": say}, "recursion_limit": 100}
-        state = await graphs[arrival.workflow].ainvoke(dict(arrival.input), config)
-        with fs.testing.engine(
-            replies=lambda call: scripted("".join(s.text for s in call.segments), call.sampling.max_tokens)
-        ):
-            ours = await getattr(served, arrival.workflow).arun(**arrival.input)
-        assert ours == plain
-        assert state["result"] == plain
+    passages = workload.corpus()[:100] if workload.corpus is not None else []
+    indexes = {searching.INDEX: passages} if passages else None
+    async with searching.searchable(passages, tmp_path, embedder="hash"):
+        for arrival in samples(workload):
+            plain = await workload.plain[arrival.workflow](say, arrival.input)
+            config = {"configurable": {"say": say}, "recursion_limit": 100}
+            state = await graphs[arrival.workflow].ainvoke(dict(arrival.input), config)
+            with fs.testing.engine(replies=reply, indexes=indexes):
+                ours = await getattr(served, arrival.workflow).arun(**arrival.input)
+            assert ours == plain
+            assert state["result"] == plain
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

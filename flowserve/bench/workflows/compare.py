@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from flowserve.bench import random_model
-from flowserve.bench.workflows import coding, debate, engines, mapreduce, tree, triage
+from flowserve.bench.workflows import coding, debate, engines, mapreduce, programs, rag, searching, tree, triage
 from flowserve.bench.workflows.engines import Setup
 from flowserve.bench.workflows.shape import SCALE, Arrival, Workload
 from flowserve.bench.workflows.systems import FlowServe, LangGraph, Plain, System, follow
@@ -34,6 +34,8 @@ WORKLOADS = {
     "mapreduce": mapreduce.ALONE,
     "mixed": mapreduce.MIXED,
     "coding": coding.WORKLOAD,
+    "rag": rag.WORKLOAD,
+    "programs": programs.WORKLOAD,
     "experts": debate.MAPRED,
     "debate": debate.DEBATE,
     "tree": tree.WORKLOAD,
@@ -82,6 +84,8 @@ async def _run(
     chosen: Sequence[Workload], setup: Setup, folder: Path, rounds: int, seconds: Seconds, load: float, say: Say
 ) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
+        corpora = [workload.corpus() for workload in chosen if workload.corpus is not None]
+        await stack.enter_async_context(searching.searchable([text for one in corpora for text in one], folder))
         say(f"starting {setup.engines} vLLM server{'s' if setup.engines > 1 else ''} and FlowServe")
         group = await stack.enter_async_context(engines.vllm(setup, folder))
         ours = await stack.enter_async_context(engines.flowserve(setup, group, folder))
@@ -155,7 +159,11 @@ def turned(arrival: Arrival) -> Arrival:
 
 
 def _turned(value: Any) -> Any:
-    return [_turned(item) for item in value] if isinstance(value, list) else " ".join(reversed(value.split()))
+    if isinstance(value, list):
+        return [_turned(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _turned(item) for name, item in value.items()}
+    return " ".join(reversed(value.split())) if isinstance(value, str) else value
 
 
 # --- figures ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 from flowserve.bench import httpload, servers
 from flowserve.bench.servers import FLOWSERVE, VLLM, Server
+from flowserve.bench.workflows import searching
 from flowserve.bench.workflows.systems import MODEL
 
 
@@ -78,11 +79,13 @@ async def vllm(setup: Setup, folder: Path) -> AsyncIterator[list[Server]]:
 
 @asynccontextmanager
 async def flowserve(setup: Setup, behind: Sequence[Server], folder: Path) -> AsyncIterator[Server]:
+    """Its indexes are in `folder`; see `searching`."""
     port = servers.free_port()
     pool = folder / "pool.toml"
     pool.write_text(_shared(setup, behind) if setup.shared else _own(setup))
     served = Path(__file__).with_name("served.py")
     command = [*FLOWSERVE, "serve", str(served), "--pool", str(pool), "--port", str(port), "--policy", setup.policy]
+    command += ["--indexes", str(folder / searching.INDEXES), "--embedder", searching.EMBEDDER]
     async with servers.started(command, port, "/ready", folder / "flowserve.log") as server:
         yield server
 

@@ -5,7 +5,7 @@ their own and are trimmed, so that a prompt tokenised in segments and one tokeni
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -71,6 +71,8 @@ class Workload:
     """Workflow -> the same as coroutines."""
     urgent: str | None = None
     """Workflow whose latency is what the workload is about; None: all alike."""
+    corpus: Callable[[], Sequence[str]] | None = None
+    """Passages that its programs search; None: they search nothing."""
 
 
 def say_of(config: Mapping[str, Any]) -> Say:
