@@ -17,6 +17,7 @@ from flowserve.errors import ConfigError
 CACHED = (
     inputs._documents,
     inputs._questions,
+    inputs._answers,
     inputs._searches,
     inputs._programs,
     inputs._talk_lengths,
@@ -36,11 +37,14 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small folder of each kind."""
-    for kind in ("documents/mine", "math", "rag", "tools", "traces"):
+    for kind in ("documents/mine", "math", "reasoning", "rag", "tools", "traces"):
         (tmp_path / kind).mkdir(parents=True)
     (tmp_path / "documents/mine/a.txt").write_text(" ".join(f"w{n}" for n in range(2500)))
     (tmp_path / "math/q.jsonl").write_text('{"question": "What is two and two?"}\n')
     (tmp_path / "rag/q.jsonl").write_text('{"question": "who is it", "passages": ["' + "one two " * 40 + '"]}\n')
+    (tmp_path / "reasoning/r.jsonl").write_text(
+        "".join(f'{{"dataset": "d", "problem_id": {n // 2}, "final_answer": "{n}"}}\n' for n in range(4))
+    )
     segments = [
         {"prompt_tokens": 100, "completion_tokens": 20, "tool_seconds": 1.5, "tool_result_tokens": 7},
         {"prompt_tokens": 127, "completion_tokens": 30, "tool_seconds": None, "tool_result_tokens": None},
@@ -91,6 +95,7 @@ def test_recorded_programs_and_passages_are_read() -> None:
     programs = {inputs.agent_program(Random(seed)) for seed in range(20)}
     assert programs == {(Segment(100, 20, 1.5), Segment(7, 30, 0.0)), (Segment(127, 30, 0.0),)}
     assert set(inputs.talk_program(Random(1))) == {Segment(374, 44, 0.0)}
+    assert {tuple(inputs.answers(Random(seed))) for seed in range(20)} == {("0", "1"), ("2", "3")}
     passages = inputs.passages(256, 10)
     assert [len(passage.split()) for passage in passages] == [32, 32, 16]
 

@@ -22,18 +22,19 @@ from flowserve.errors import ConfigError
 FORMAT = ChatFormat(WordTokenizer())
 
 
-def scripted(text: str, max_tokens: int) -> str:
-    """What the model says: decided by the whole prompt and the limit."""
-    return sha256(f"{max_tokens} {text}".encode()).hexdigest()[:12]
+def scripted(text: str, max_tokens: int, seed: int | None = None) -> str:
+    """What the model says: decided by the whole prompt, the limit and the seed."""
+    return sha256(f"{max_tokens} {seed} {text}".encode()).hexdigest()[:12]
 
 
-async def say(system: str, user: str, max_tokens: int) -> str:
+async def say(system: str, user: str, max_tokens: int, **sampling: Any) -> str:
     messages = [PromptMessage(role, (Piece(text),)) for role, text in (("system", system), ("user", user)) if text]
-    return scripted("".join(segment.text for segment in FORMAT.segments(messages)), max_tokens)
+    text = "".join(segment.text for segment in FORMAT.segments(messages))
+    return scripted(text, max_tokens, sampling.get("seed"))
 
 
 def reply(call: Call) -> str:
-    return scripted("".join(segment.text for segment in call.segments), call.sampling.max_tokens)
+    return scripted("".join(segment.text for segment in call.segments), call.sampling.max_tokens, call.sampling.seed)
 
 
 def samples(workload: Workload) -> list[Arrival]:

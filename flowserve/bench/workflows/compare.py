@@ -21,7 +21,18 @@ from typing import Any
 import aiohttp
 
 from flowserve.bench import random_model
-from flowserve.bench.workflows import coding, debate, engines, mapreduce, programs, rag, searching, tree, triage
+from flowserve.bench.workflows import (
+    coding,
+    consistency,
+    debate,
+    engines,
+    mapreduce,
+    programs,
+    rag,
+    searching,
+    tree,
+    triage,
+)
 from flowserve.bench.workflows.engines import Setup
 from flowserve.bench.workflows.shape import SCALE, Arrival, Workload
 from flowserve.bench.workflows.systems import FlowServe, LangGraph, Plain, System, follow
@@ -39,6 +50,7 @@ WORKLOADS = {
     "experts": debate.MAPRED,
     "debate": debate.DEBATE,
     "tree": tree.WORKLOAD,
+    "votes": consistency.WORKLOAD,
 }
 DRAWS = 2000
 """Of the bootstrap."""

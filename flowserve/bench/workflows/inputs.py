@@ -2,6 +2,7 @@
 
     documents/*.txt      long texts, to be summarised
     math/*.jsonl         {"question": str}
+    reasoning/*.jsonl*   {"dataset": str, "problem_id", "final_answer": str}
     rag/*.jsonl          {"question": str, "passages": [str]}
     tools/*.jsonl.gz     {"segments": [{"prompt_tokens", "completion_tokens", "tool_seconds", "tool_result_tokens"}]}
     traces/*conv*.csv.gz TIMESTAMP,ContextTokens,GeneratedTokens
@@ -78,6 +79,11 @@ def question(rnd: Random, tokens: int) -> str:
     return text(rnd, tokens) if folder() is None else _numbered(rnd, rnd.choice(_questions()))
 
 
+def answers(rnd: Random) -> list[str]:
+    """What samples answered to one problem; without data three of four agree."""
+    return ["a"] * 9 + ["b", "c", "d"] if folder() is None else rnd.choice(_answers())
+
+
 def search_question(rnd: Random, tokens: int) -> str:
     """A question about the passages, as long as it is; without data `tokens` scaled."""
     return text(rnd, tokens) if folder() is None else _numbered(rnd, rnd.choice(_searches())[0])
@@ -139,6 +145,15 @@ def _documents() -> list[list[str]]:
 @cache
 def _questions() -> list[str]:
     return _rows("math", "*.jsonl*", lambda row: renamed(str(row["question"])))
+
+
+@cache
+def _answers() -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    rows = _rows("reasoning", "*.jsonl*", lambda r: (f"{r['dataset']} {r['problem_id']}", str(r["final_answer"])))
+    for problem, answer in rows:
+        found.setdefault(problem, []).append(answer)
+    return list(found.values())
 
 
 @cache

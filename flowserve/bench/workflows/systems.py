@@ -99,9 +99,9 @@ class LangGraph:
         return state["result"]
 
     def _say(self, url: str) -> Say:
-        async def say(system: str, user: str, max_tokens: int) -> str:
+        async def say(system: str, user: str, max_tokens: int, **sampling: Any) -> str:
             messages = [("system", system)] if system else []
-            answer = await self._model(url, max_tokens).ainvoke([*messages, ("human", user)])
+            answer = await self._model(url, max_tokens).ainvoke([*messages, ("human", user)], **sampling)
             return str(answer.content).strip()
 
         return say
@@ -129,10 +129,10 @@ class Plain:
             return await workload.plain[arrival.workflow](self._say(url), arrival.input)
 
     def _say(self, url: str) -> Say:
-        async def say(system: str, user: str, max_tokens: int) -> str:
+        async def say(system: str, user: str, max_tokens: int, **sampling: Any) -> str:
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": user})
-            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens, **sampling}
             async with self._session.post(f"{url}/v1/chat/completions", json=body) as response:
                 if response.status != 200:
                     raise RuntimeError(f"{response.status} {await response.text()}")
