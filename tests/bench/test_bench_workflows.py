@@ -10,7 +10,7 @@ import pytest
 
 import flowserve as fs
 from flowserve.bench.workflows import compare, searching, served
-from flowserve.bench.workflows.compare import WORKLOADS, interval, quantile, speedups, turned
+from flowserve.bench.workflows.compare import WORKLOADS, interval, quantile, speedups
 from flowserve.bench.workflows.picture import picture
 from flowserve.bench.workflows.shape import Arrival, Workload
 from flowserve.bench.workflows.systems import Balancer, follow
@@ -72,27 +72,28 @@ def test_arrivals_are_those_of_the_seed_in_order_of_time(name: str) -> None:
     assert {arrival.workflow for arrival in arrivals} <= set(served.__all__)
 
 
-def test_turned_runs_are_as_long_and_share_no_beginning() -> None:
-    arrival = Arrival(1.0, "w", {"text": "a b c", "parts": ["d e", "f"]})
-    assert turned(arrival) == Arrival(1.0, "w", {"text": "c b a", "parts": ["e d", "f"]})
-
-
 def test_speedups_are_baseline_over_ours() -> None:
-    found = speedups([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    found = speedups([[1.0, 2.0], [3.0]], [[2.0, 4.0], [6.0]])
     assert (found["speedup_mean"], found["speedup_p50"], found["speedup_p95"]) == (2.0, 2.0, 2.0)
     assert found["ci"] == pytest.approx([2.0, 2.0]), "every pair says the same"
 
 
-def test_the_interval_holds_the_speedup_and_narrows_with_runs() -> None:
+def test_the_interval_holds_the_speedup_and_narrows_with_runs_and_rounds() -> None:
     rnd = Random(2)
 
-    def pairs(count: int) -> tuple[list[float], list[float]]:
-        ours = [rnd.uniform(0.5, 1.5) for _ in range(count)]
-        return ours, [1.5 * seconds + rnd.uniform(-0.3, 0.3) for seconds in ours]
+    def pairs(rounds: int, runs: int) -> tuple[list[list[float]], list[list[float]]]:
+        ours = [[rnd.uniform(0.5, 1.5) for _ in range(runs)] for _ in range(rounds)]
+        return ours, [[1.5 * seconds + rnd.uniform(-0.3, 0.3) for seconds in one] for one in ours]
 
-    few, many = (interval(*pairs(count), draws=500) for count in (8, 800))
-    assert few[0] < 1.5 < few[1] and many[0] < 1.5 < many[1]
-    assert many[1] - many[0] < few[1] - few[0]
+    few, more, many = (interval(*pairs(rounds, runs), draws=500) for rounds, runs in ((1, 8), (1, 400), (8, 400)))
+    assert all(low < 1.5 < high for low, high in (few, more, many))
+    assert many[1] - many[0] < more[1] - more[0] < few[1] - few[0]
+
+
+def test_rounds_that_disagree_widen_the_interval() -> None:
+    ours = [[1.0] * 50, [1.0] * 50]
+    assert interval(ours, [[1.0] * 50, [2.0] * 50]) == pytest.approx([1.0, 2.0])
+    assert interval(ours, [[1.5] * 50, [1.5] * 50]) == pytest.approx([1.5, 1.5])
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 2.5), (1.0, 4.0), (0.95, 3.85)])

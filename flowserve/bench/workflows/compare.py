@@ -1,7 +1,8 @@
 """The comparison: interleaved rounds of the same arrivals on every system, paired run by run.
 
 Speedups are baseline over FlowServe, so that more is better. The interval of a speedup of means is a bootstrap over
-runs, which are paired: the same input at the same time on both systems.
+rounds and runs, which are paired: the same input at the same time on both systems. Outputs differ a little where the same
+prompts met other batches, in bfloat16; how much that alone is, asyncio shows, which asks the same servers as LangGraph.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -57,6 +57,8 @@ DRAWS = 2000
 SETTLE_S: Seconds = 3.0
 """Before each load: the worker of vLLM's server spins for a second after its last call, on the core of an idle neighbour."""
 Say = Callable[[str], None]
+Rounds = Sequence[Sequence[Seconds]]
+"""Seconds of each run of each round."""
 Counted = Callable[[], Awaitable[dict[str, float]]]
 
 
@@ -120,10 +122,9 @@ async def _run(
                 arrivals = workload.arrivals(Random(f"{SEED} {workload.name} {number}"), load, seconds)
                 turn = number % len(systems)
                 for system in systems[turn:] + systems[:turn]:
-                    given = [turned(arrival) for arrival in arrivals] if isinstance(system, Plain) else arrivals
                     if setup.shared:
                         await engines.forget(group)
-                    loads[system.name].append(await _load(system, workload, given, counting[system.name]))
+                    loads[system.name].append(await _load(system, workload, arrivals, counting[system.name]))
                 last = {name: statistics.fmean(of[-1]["seconds"]) for name, of in loads.items()}
                 told = ", ".join(f"{name} {mean:.2f} s" for name, mean in last.items())
                 say(f"{workload.name}, round {number + 1}: {len(arrivals)} runs, mean {told}")
@@ -164,20 +165,6 @@ async def _load(system: System, workload: Workload, arrivals: Sequence[Arrival],
     }
 
 
-def turned(arrival: Arrival) -> Arrival:
-    """The same run with its words in another order: asyncio asks the servers that LangGraph asks, and must find none of its
-    prompts in their caches."""
-    return replace(arrival, input={name: _turned(value) for name, value in arrival.input.items()})
-
-
-def _turned(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_turned(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _turned(item) for name, item in value.items()}
-    return " ".join(reversed(value.split())) if isinstance(value, str) else value
-
-
 # --- figures ----------------------------------------------------------------------------------------------
 
 
@@ -190,9 +177,10 @@ def _row(workload: Workload, loads: dict[str, list[dict[str, Any]]]) -> dict[str
         **speedups(_picked(ours, None), _picked(theirs, None)),
         "throughput_ratio": _rate(ours) / _rate(theirs),
         "outputs_equal": _equal(ours, theirs),
-        "asyncio_speedup_mean": statistics.fmean(_picked(theirs, None))
-        / statistics.fmean(_picked(loads["asyncio"], None)),
-        "runs": len(_picked(ours, None)),
+        "outputs_equal_asyncio": _equal(loads["asyncio"], theirs),
+        "asyncio_speedup_mean": statistics.fmean(joined(_picked(theirs, None)))
+        / statistics.fmean(joined(_picked(loads["asyncio"], None))),
+        "runs": len(joined(_picked(ours, None))),
         "systems": {name: _summary(of) for name, of in loads.items()},
     }
     if only is not None:
@@ -202,24 +190,30 @@ def _row(workload: Workload, loads: dict[str, list[dict[str, Any]]]) -> dict[str
     return row
 
 
-def speedups(ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> dict[str, Any]:
+def speedups(ours: Rounds, theirs: Rounds) -> dict[str, Any]:
     """Of paired runs."""
+    one, other = joined(ours), joined(theirs)
     return {
-        "speedup_mean": statistics.fmean(theirs) / statistics.fmean(ours),
-        "speedup_p50": quantile(theirs, 0.5) / quantile(ours, 0.5),
-        "speedup_p95": quantile(theirs, 0.95) / quantile(ours, 0.95),
+        "speedup_mean": statistics.fmean(other) / statistics.fmean(one),
+        "speedup_p50": quantile(other, 0.5) / quantile(one, 0.5),
+        "speedup_p95": quantile(other, 0.95) / quantile(one, 0.95),
         "ci": interval(ours, theirs),
     }
 
 
-def interval(ours: Sequence[Seconds], theirs: Sequence[Seconds], draws: int = DRAWS) -> list[float]:
-    """95 % of the speedup of means, by a paired bootstrap."""
-    rnd, count = Random(SEED), len(ours)
+def interval(ours: Rounds, theirs: Rounds, draws: int = DRAWS) -> list[float]:
+    """95 % of the speedup of means, by a paired bootstrap: of rounds, whose runs share a queue, then of runs in them."""
+    rnd = Random(SEED)
+    rounds = [list(zip(one, other, strict=True)) for one, other in zip(ours, theirs, strict=True)]
     found = []
     for _ in range(draws):
-        picked = rnd.choices(range(count), k=count)
-        found.append(sum(theirs[i] for i in picked) / sum(ours[i] for i in picked))
+        picked = [pair for runs in rnd.choices(rounds, k=len(rounds)) for pair in rnd.choices(runs, k=len(runs))]
+        found.append(sum(other for _, other in picked) / sum(one for one, _ in picked))
     return [quantile(found, 0.025), quantile(found, 0.975)]
+
+
+def joined(rounds: Rounds) -> list[Seconds]:
+    return [seconds for runs in rounds for seconds in runs]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -231,14 +225,13 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def _picked(loads: Sequence[dict[str, Any]], only: str | None) -> list[Seconds]:
-    """Seconds of all rounds in order, of one workflow or of all."""
-    return [
-        seconds
+def _picked(loads: Sequence[dict[str, Any]], only: str | None) -> list[list[Seconds]]:
+    """Seconds of the runs of each round, of one workflow or of all; without rounds that have none."""
+    rounds = [
+        [s for workflow, s in zip(load["workflows"], load["seconds"], strict=True) if only in (None, workflow)]
         for load in loads
-        for workflow, seconds in zip(load["workflows"], load["seconds"], strict=True)
-        if only in (None, workflow)
     ]
+    return [runs for runs in rounds if runs]
 
 
 def _rate(loads: Sequence[dict[str, Any]]) -> float:
@@ -254,7 +247,7 @@ def _equal(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> 
 
 
 def _summary(loads: Sequence[dict[str, Any]]) -> dict[str, float]:
-    values = _picked(loads, None)
+    values = joined(_picked(loads, None))
     counted = {name: sum(load["counted"][name] for load in loads) for name in loads[0]["counted"]}
     return {
         "mean_s": statistics.fmean(values),
@@ -270,7 +263,8 @@ def _told(row: dict[str, Any]) -> str:
     low, high = row["ci"]
     text = (
         f"{row['name']}: mean x{row['speedup_mean']:.2f} ({low:.2f} to {high:.2f}), p95 x{row['speedup_p95']:.2f}, "
-        f"throughput x{row['throughput_ratio']:.2f}, equal {row['outputs_equal']:.2f}, asyncio x{row['asyncio_speedup_mean']:.2f}"
+        f"throughput x{row['throughput_ratio']:.2f}, equal {row['outputs_equal']:.2f} "
+        f"(asyncio {row['outputs_equal_asyncio']:.2f}), asyncio x{row['asyncio_speedup_mean']:.2f}"
     )
     if "urgent" in row:
         text += f"; {row['urgent']['workflow']} mean x{row['urgent']['speedup_mean']:.2f}, p95 x{row['urgent']['speedup_p95']:.2f}"

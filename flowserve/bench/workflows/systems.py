@@ -116,7 +116,10 @@ class LangGraph:
 
 
 class Plain:
-    """Coroutines that ask the servers with aiohttp: what a careful engineer would write by hand."""
+    """Coroutines that ask the servers with aiohttp: what a careful engineer would write by hand.
+
+    It asks the servers that LangGraph asks, the same. A salt keeps it from finding LangGraph's prompts in their caches.
+    """
 
     name = "asyncio"
 
@@ -133,6 +136,7 @@ class Plain:
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": user})
             body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens, **sampling}
+            body["cache_salt"] = self.name
             async with self._session.post(f"{url}/v1/chat/completions", json=body) as response:
                 if response.status != 200:
                     raise RuntimeError(f"{response.status} {await response.text()}")
