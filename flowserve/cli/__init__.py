@@ -336,6 +336,7 @@ def bench_workflows(
     data: Annotated[
         Path | None, typer.Option(help="folder of recorded inputs; without one, random words", envvar="FLOWSERVE_DATA")
     ] = None,
+    balance: Annotated[str, typer.Option(help="what the baselines bind to a server: run (sticky) or call")] = "run",
     quick: Annotated[bool, typer.Option(help="one short round of each")] = False,
 ) -> None:
     """Whole workflows on FlowServe, in LangGraph and in asyncio, on the same vLLM servers."""
@@ -347,7 +348,9 @@ def bench_workflows(
     if quick:
         rounds, seconds = 1, min(seconds, 8.0)
     options = {"rounds": rounds, "seconds": seconds, "load": load, "size": size, "model": model}
-    benching.workflows(json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared)
+    benching.workflows(
+        json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared, balance=balance
+    )
 
 
 def _settings(

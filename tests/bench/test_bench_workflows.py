@@ -110,6 +110,12 @@ async def test_a_run_is_bound_to_the_server_with_the_fewest_runs() -> None:
     assert balancer.live == {"a": 0, "b": 0}
 
 
+async def test_calls_of_a_run_stay_at_its_server_unless_calls_are_balanced() -> None:
+    for each_call, expected in ((False, ["a", "a"]), (True, ["a", "b"])):
+        async with Balancer(["a", "b"], each_call).run() as bound, bound() as first, bound() as second:
+            assert [first, second] == expected
+
+
 class Broken:
     name = "broken"
 
@@ -135,7 +141,7 @@ def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="--workload: expected some of triage, mapreduce"):
         compare.run(
             ["lottery"], rounds=1, seconds=1.0, load=1.0, size="4m", model=None, replicas=1, policy="fcfs",
-            shared=False, say=print,
+            shared=False, balance="run", say=print,
         )  # fmt: skip
 
 

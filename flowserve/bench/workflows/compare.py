@@ -52,6 +52,8 @@ WORKLOADS = {
     "tree": tree.WORKLOAD,
     "votes": consistency.WORKLOAD,
 }
+BALANCES = {"run": False, "call": True}
+"""What the baselines bind to a server."""
 DRAWS = 2000
 """Of the bootstrap."""
 SETTLE_S: Seconds = 3.0
@@ -73,6 +75,7 @@ def run(
     replicas: int,
     policy: str,
     shared: bool,
+    balance: str,
     say: Say,
 ) -> dict[str, Any]:
     """Raises ConfigError for a workload or size that there is not, and when a server does not come up."""
@@ -80,10 +83,12 @@ def run(
         raise ConfigError(f"--workload: expected some of {', '.join(WORKLOADS)}; got {', '.join(unknown)}")
     if model is None and size not in random_model.SIZES:
         raise ConfigError(f"--size: expected one of {', '.join(random_model.SIZES)}; got {size}")
+    if balance not in BALANCES:
+        raise ConfigError(f"--balance: expected one of {', '.join(BALANCES)}; got {balance}")
     chosen = [WORKLOADS[name] for name in names or WORKLOADS]
     with tempfile.TemporaryDirectory(prefix="flowserve-bench-") as folder:
         path = model or random_model.make(size, Path(folder) / "model")
-        setup = Setup(path, replicas, engines.on_gpu(), 4096, policy, shared)
+        setup = Setup(path, replicas, engines.on_gpu(), 4096, policy, shared, BALANCES[balance])
         return asyncio.run(_until_told(_run(chosen, setup, Path(folder), rounds, seconds, load, say)))
 
 
@@ -109,7 +114,11 @@ async def _run(
             )
         )
         urls = [server.url for server in group]
-        systems: list[System] = [FlowServe(ours.url), LangGraph(urls), Plain(urls, session)]
+        systems: list[System] = [
+            FlowServe(ours.url),
+            LangGraph(urls, setup.each_call),
+            Plain(urls, session, setup.each_call),
+        ]
         theirs = partial(engines.counters, group, engines.VLLM_COUNTERS)
         counting: dict[str, Counted] = {system.name: theirs for system in systems}
         if not setup.shared:
@@ -137,6 +146,8 @@ async def _run(
         "scale": SCALE,
         "load": load,
         "policy": setup.policy,
+        "shared": setup.shared,
+        "balanced": "call" if setup.each_call else "run",
         "engines": setup.engines,
         "gpu": setup.gpu,
     }

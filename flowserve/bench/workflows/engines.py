@@ -14,7 +14,7 @@ from typing import Any
 
 from flowserve.bench import httpload, servers
 from flowserve.bench.servers import FLOWSERVE, VLLM, Server
-from flowserve.bench.workflows import searching
+from flowserve.bench.workflows import lean, searching
 from flowserve.bench.workflows.systems import MODEL
 
 
@@ -29,6 +29,8 @@ class Setup:
     policy: str
     shared: bool = False
     """FlowServe asks the servers of the others; else it has engines of its own, which rest while others are measured."""
+    each_call: bool = False
+    """The baselines balance calls; else they bind each run to a server."""
 
 
 def on_gpu() -> bool:
@@ -67,13 +69,16 @@ async def vllm(setup: Setup, folder: Path) -> AsyncIterator[list[Server]]:
             port = servers.free_port()
             environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_SERVER_DEV_MODE": "1"}
             if not setup.gpu:
-                environment["VLLM_CPU_OMP_THREADS_BIND"] = str(number)
-            own = {"model": setup.model, "served_model_name": MODEL, "port": port, "scheduling_policy": "priority"}
+                environment |= lean.ENVIRONMENT
+            own = {"model": setup.model, "served_model_name": MODEL, "port": port}
+            own |= {"scheduling_policy": "priority"} if setup.shared else {}
             flags = [part for name, value in {**arguments(setup), **own}.items() for part in _flag(name, value)]
             command = [*VLLM, *flags, "--disable-uvicorn-access-log"]
             log = folder / f"vllm-{number}.log"
             serving = servers.started(command, port, "/health", log, environment=environment, timeout_s=300)
             found.append(await stack.enter_async_context(serving))
+            if not setup.gpu:
+                lean.pin(found[-1], number)
         yield found
 
 

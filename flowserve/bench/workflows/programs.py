@@ -20,6 +20,8 @@ from flowserve.ids import Seconds
 
 LIMITS = tuple(scaled(tokens) for tokens in (32, 64, 128, 256, 512, 1024))
 AGENT, THINKER = fixed("agent", 256), fixed("thinker", 256)
+LONGEST_TOOL_S: Seconds = 16.0
+"""Before scaling; longer ones are cut, so that a round ends."""
 WAVES, WIDTH = 4, 5
 MARKS = [fixed(f"thought {n}", 16) for n in range(WIDTH)]
 THOUGHT = scaled(73)
@@ -211,7 +213,7 @@ def _steps(rnd: Random, segments: Sequence[inputs.Segment]) -> dict[str, Any]:
             {
                 "text": text(rnd, segment.text_tokens),
                 "limit": next((limit for limit in LIMITS if limit >= scaled(segment.output_tokens)), LIMITS[-1]),
-                "gap_s": inputs.scaled_seconds(segment.tool_s),
+                "gap_s": inputs.scaled_seconds(min(segment.tool_s, LONGEST_TOOL_S)),
             }
             for segment in segments
         ]
