@@ -121,8 +121,11 @@ async def _run(
         ]
         theirs = partial(engines.counters, group, engines.VLLM_COUNTERS)
         counting: dict[str, Counted] = {system.name: theirs for system in systems}
-        if not setup.shared:
-            counting[FlowServe.name] = partial(engines.counters, [ours], engines.FLOWSERVE_COUNTERS)
+        counting[FlowServe.name] = (
+            partial(engines.counters, group, engines.VLLM_COUNTERS, [ours])
+            if setup.shared
+            else partial(engines.counters, [ours], engines.FLOWSERVE_COUNTERS)
+        )
         rows = []
         for workload in chosen:
             await _warm(systems, workload, seconds, load)
@@ -267,6 +270,7 @@ def _summary(loads: Sequence[dict[str, Any]]) -> dict[str, float]:
         "output_tokens_per_s": counted["output_tokens"] / sum(load["took_s"] for load in loads),
         "prefix_hit_share": counted["hit_tokens"] / max(1.0, counted["prompt_tokens"]),
         "computed_prompt_tokens": counted["prompt_tokens"] - counted["hit_tokens"],
+        "server_cpu_s": counted["server_cpu_s"],
     }
 
 

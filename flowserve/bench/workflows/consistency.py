@@ -90,7 +90,7 @@ def is_decided(finals: Sequence[str]) -> bool:
     return ordered[0] > ordered[1] + SAMPLES - len(finals)
 
 
-class _State(TypedDict, total=False):
+class _State(TypedDict):
     question: str
     answers: list[str]
     finals: Annotated[list[tuple[int, str]], add]
@@ -109,12 +109,12 @@ def graphs() -> dict[str, Any]:
     def spread(state: _State) -> list[Send]:
         return [Send("solve", {**state, "number": number}) for number in range(SAMPLES)]
 
-    async def solve(state: dict[str, Any], config: RunnableConfig) -> _State:
+    async def solve(state: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
         number = state["number"]
         said = await say_of(config)(SOLVE, _prompt(state["question"]), LIMIT, **sampling(number))
         return {"finals": [(number, concluded(said, state["answers"]))]}
 
-    def vote(state: _State) -> _State:
+    def vote(state: _State) -> dict[str, Any]:
         return {"result": majority(dict(state["finals"]))}
 
     graph: Any = StateGraph(_State)

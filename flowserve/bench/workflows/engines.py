@@ -133,9 +133,13 @@ FLOWSERVE_COUNTERS = {
 }
 
 
-async def counters(group: Sequence[Server], names: Mapping[str, str]) -> dict[str, float]:
-    """Sums over servers since they started, from /metrics. `names`: metric, with a label where one is meant -> ours."""
+async def counters(
+    group: Sequence[Server], names: Mapping[str, str], beside: Sequence[Server] = ()
+) -> dict[str, float]:
+    """Sums over servers since they started, from /metrics. `names`: metric, with a label where one is meant -> ours. CPU time
+    is also that of the servers `beside`."""
     found = dict.fromkeys(names.values(), 0.0)
+    found["server_cpu_s"] = sum(server.cpu_s() for server in (*group, *beside))
     for server in group:
         connection = await httpload.connect(server.url)
         answer = await connection.send(httpload.request_bytes(f"{server.url}/metrics", None, "GET"))

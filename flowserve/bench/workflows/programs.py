@@ -105,14 +105,14 @@ def _think(question: str, thoughts: Sequence[str], mark: str) -> str:
 # --- LangGraph ------------------------------------------------------------------------------------------
 
 
-class _Program(TypedDict, total=False):
+class _Program(TypedDict):
     steps: list[dict[str, Any]]
     number: int
     transcript: str
     result: str
 
 
-class _Thoughts(TypedDict, total=False):
+class _Thoughts(TypedDict):
     question: str
     wave: int
     said: Annotated[list[tuple[int, int, str]], add]
@@ -128,14 +128,14 @@ def _program_graph() -> Any:
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import END, START, StateGraph
 
-    async def write(state: _Program, config: RunnableConfig) -> _Program:
+    async def write(state: _Program, config: RunnableConfig) -> dict[str, Any]:
         number = state.get("number", 0)
         step = state["steps"][number]
         transcript = f"{state.get('transcript', '')}{step['text']}\n"
         said = await say_of(config)(AGENT, f"{transcript}Next", step["limit"])
         return {"number": number + 1, "transcript": f"{transcript}{said}\n", "result": said}
 
-    async def tool(state: _Program) -> _Program:
+    async def tool(state: _Program) -> dict[str, Any]:
         await asyncio.sleep(state["steps"][state["number"] - 1]["gap_s"])
         return {}
 
@@ -162,13 +162,13 @@ def _waves_graph() -> Any:
         return [text for at, _, text in sorted(state.get("said", [])) if at == wave - 1]
 
     def thinker(wave: int, number: int) -> Any:
-        async def think(state: _Thoughts, config: RunnableConfig) -> _Thoughts:
+        async def think(state: _Thoughts, config: RunnableConfig) -> dict[str, Any]:
             prompt = _think(state["question"], before(state, wave), MARKS[number])
             return {"said": [(wave, number, await say_of(config)(THINKER, prompt, THOUGHT))]}
 
         return think
 
-    def finish(state: _Thoughts) -> _Thoughts:
+    def finish(state: _Thoughts) -> dict[str, Any]:
         return {"result": before(state, WAVES)}
 
     graph: Any = StateGraph(_Thoughts)

@@ -88,7 +88,7 @@ async def _retrieved(expansion: str) -> list[str]:
     return fuse(await asyncio.gather(*(searching.search(query, HITS) for query in split(expansion))))
 
 
-class _State(TypedDict, total=False):
+class _State(TypedDict):
     question: str
     expansion: str
     passages: list[str]
@@ -99,18 +99,18 @@ def graphs() -> dict[str, Any]:
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import END, START, StateGraph
 
-    async def expand(state: _State, config: RunnableConfig) -> _State:
+    async def expand(state: _State, config: RunnableConfig) -> dict[str, Any]:
         return {"expansion": await say_of(config)(EXPAND, f"{state['question']}\nQueries", EXPANSION)}
 
-    async def retrieve(state: _State) -> _State:
+    async def retrieve(state: _State) -> dict[str, Any]:
         return {"passages": await _retrieved(state["expansion"])}
 
-    async def respond(state: _State, config: RunnableConfig) -> _State:
+    async def respond(state: _State, config: RunnableConfig) -> dict[str, Any]:
         prompt = _respond(state["question"], state["passages"][0])
         return {"result": await say_of(config)(ANSWER, prompt, LENGTH)}
 
     def refiner(number: int) -> Any:
-        async def refine(state: _State, config: RunnableConfig) -> _State:
+        async def refine(state: _State, config: RunnableConfig) -> dict[str, Any]:
             prompt = _refine(state["question"], state["passages"][number], state["result"])
             return {"result": await say_of(config)(REFINE, prompt, LENGTH)}
 
