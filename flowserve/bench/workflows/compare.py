@@ -7,11 +7,12 @@ prompts met other batches, in bfloat16; how much that alone is, asyncio shows, w
 
 import asyncio
 import math
+import os
 import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import Any
 import aiohttp
 
 from flowserve.bench import random_model
+from flowserve.bench.servers import Server
 from flowserve.bench.workflows import (
     coding,
     consistency,
+    cpu,
     debate,
     engines,
     mapreduce,
@@ -119,13 +122,11 @@ async def _run(
             LangGraph(urls, setup.each_call),
             Plain(urls, session, setup.each_call),
         ]
-        theirs = partial(engines.counters, group, engines.VLLM_COUNTERS)
-        counting: dict[str, Counted] = {system.name: theirs for system in systems}
-        counting[FlowServe.name] = (
-            partial(engines.counters, group, engines.VLLM_COUNTERS, [ours])
-            if setup.shared
-            else partial(engines.counters, [ours], engines.FLOWSERVE_COUNTERS)
-        )
+        tokens = partial(engines.counters, group, engines.VLLM_COUNTERS)
+        own = tokens if setup.shared else partial(engines.counters, [ours], engines.FLOWSERVE_COUNTERS)
+        waiting = partial(engines.counters, [ours], engines.WAITING_COUNTERS)
+        counting = {system.name: partial(_counted, [*group, ours], tokens) for system in systems}
+        counting[FlowServe.name] = partial(_counted, [*group, ours], own, waiting)
         rows = []
         for workload in chosen:
             await _warm(systems, workload, seconds, load)
@@ -161,6 +162,13 @@ async def _warm(systems: Sequence[System], workload: Workload, seconds: Seconds,
     arrivals = workload.arrivals(Random(f"warm {workload.name}"), load, min(seconds / 2, 8.0))
     for system in systems:
         await follow(system, workload, arrivals)
+
+
+async def _counted(group: Sequence[Server], *counted: Counted) -> dict[str, float]:
+    found = cpu.spent(group)
+    for count in counted:
+        found |= await count()
+    return found
 
 
 async def _load(system: System, workload: Workload, arrivals: Sequence[Arrival], counted: Counted) -> dict[str, Any]:
@@ -271,7 +279,16 @@ def _summary(loads: Sequence[dict[str, Any]]) -> dict[str, float]:
         "prefix_hit_share": counted["hit_tokens"] / max(1.0, counted["prompt_tokens"]),
         "computed_prompt_tokens": counted["prompt_tokens"] - counted["hit_tokens"],
         "server_cpu_s": counted["server_cpu_s"],
+        "client_cpu_s": counted["client_cpu_s"],
+        "other_cpu_share": counted["other_cpu_s"] / sum(load["took_s"] for load in loads) / (os.cpu_count() or 1),
+        **_waited(counted),
     }
+
+
+def _waited(counted: Mapping[str, float]) -> dict[str, float]:
+    """Of a system that tells: how long a call waited for an engine and how long it was there, on average."""
+    calls = counted.get("calls", 0.0)
+    return {"queue_s_per_call": counted["queue_s"] / calls, "call_s": counted["call_s"] / calls} if calls else {}
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -131,15 +131,17 @@ FLOWSERVE_COUNTERS = {
     'flowserve_tokens_total direction="cached"': "hit_tokens",
     'flowserve_tokens_total direction="out"': "output_tokens",
 }
+WAITING_COUNTERS = {
+    'flowserve_node_queue_seconds_sum kind="llm"': "queue_s",
+    'flowserve_node_queue_seconds_count kind="llm"': "calls",
+    'flowserve_node_seconds_sum kind="llm"': "call_s",
+}
+"""Of FlowServe: how long model calls waited for an engine, how many they were, and how long engines had them."""
 
 
-async def counters(
-    group: Sequence[Server], names: Mapping[str, str], beside: Sequence[Server] = ()
-) -> dict[str, float]:
-    """Sums over servers since they started, from /metrics. `names`: metric, with a label where one is meant -> ours. CPU time
-    is also that of the servers `beside`."""
+async def counters(group: Sequence[Server], names: Mapping[str, str]) -> dict[str, float]:
+    """Sums over servers since they started, from /metrics. `names`: metric, with a label where one is meant -> ours."""
     found = dict.fromkeys(names.values(), 0.0)
-    found["server_cpu_s"] = sum(server.cpu_s() for server in (*group, *beside))
     for server in group:
         connection = await httpload.connect(server.url)
         answer = await connection.send(httpload.request_bytes(f"{server.url}/metrics", None, "GET"))
