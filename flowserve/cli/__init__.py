@@ -341,13 +341,24 @@ def bench_workflows(
     policy: Annotated[str, typer.Option(help="FlowServe's; another one than the default is an ablation")] = POLICY,
     shared: Annotated[bool, typer.Option(help="FlowServe in front of the baselines' servers, over HTTP")] = False,
     scale: Annotated[float, typer.Option(help="factor on the published lengths of prompts and answers")] = 0.125,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of recorded inputs; without one, random words", envvar="FLOWSERVE_DATA")
+    ] = None,
+    balance: Annotated[str, typer.Option(help="what the baselines bind to a server: run (sticky) or call")] = "run",
+    quick: Annotated[bool, typer.Option(help="one short round of each")] = False,
 ) -> None:
     """Whole workflows on FlowServe, in LangGraph and in asyncio, on the same vLLM servers."""
     from flowserve.cli import benching
 
     os.environ["FLOWSERVE_BENCH_SCALE"] = str(scale)
+    if data is not None:
+        os.environ["FLOWSERVE_DATA"] = str(data)
+    if quick:
+        rounds, seconds = 1, min(seconds, 8.0)
     options = {"rounds": rounds, "seconds": seconds, "load": load, "size": size, "model": model}
-    benching.workflows(json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared)
+    benching.workflows(
+        json, svg, workload or [], **options, replicas=replicas, policy=policy, shared=shared, balance=balance
+    )
 
 
 def _settings(

@@ -10,7 +10,8 @@ from random import Random
 from typing import Annotated, Any, TypedDict
 
 import flowserve as fs
-from flowserve.bench.workflows.shape import Arrival, Say, Workload, fixed, say_of, scaled, text
+from flowserve.bench.workflows import inputs
+from flowserve.bench.workflows.shape import Arrival, Say, Workload, fixed, say_of, scaled
 from flowserve.ids import Seconds
 
 EXPERTS = [fixed(f"expert {n}", 256) for n in range(14)]
@@ -123,7 +124,7 @@ def bursts(workflow: str, every_s: Seconds, size: int) -> Any:
     def arrivals(rnd: Random, load: float, seconds: Seconds) -> list[Arrival]:
         found, at = [], 0.0
         while at < seconds:
-            found += [Arrival(at, workflow, {"question": text(rnd, 400)}) for _ in range(size)]
+            found += [Arrival(at, workflow, {"question": inputs.question(rnd, 400)}) for _ in range(size)]
             at += every_s / load
         return found
 

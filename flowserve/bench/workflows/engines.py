@@ -14,6 +14,7 @@ from typing import Any
 
 from flowserve.bench import httpload, servers
 from flowserve.bench.servers import FLOWSERVE, VLLM, Server
+from flowserve.bench.workflows import lean, searching
 from flowserve.bench.workflows.systems import MODEL
 
 
@@ -28,6 +29,8 @@ class Setup:
     policy: str
     shared: bool = False
     """FlowServe asks the servers of the others; else it has engines of its own, which rest while others are measured."""
+    each_call: bool = False
+    """The baselines balance calls; else they bind each run to a server."""
 
 
 def on_gpu() -> bool:
@@ -66,23 +69,28 @@ async def vllm(setup: Setup, folder: Path) -> AsyncIterator[list[Server]]:
             port = servers.free_port()
             environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_SERVER_DEV_MODE": "1"}
             if not setup.gpu:
-                environment["VLLM_CPU_OMP_THREADS_BIND"] = str(number)
-            own = {"model": setup.model, "served_model_name": MODEL, "port": port, "scheduling_policy": "priority"}
+                environment |= lean.ENVIRONMENT
+            own = {"model": setup.model, "served_model_name": MODEL, "port": port}
+            own |= {"scheduling_policy": "priority"} if setup.shared else {}
             flags = [part for name, value in {**arguments(setup), **own}.items() for part in _flag(name, value)]
             command = [*VLLM, *flags, "--disable-uvicorn-access-log"]
             log = folder / f"vllm-{number}.log"
             serving = servers.started(command, port, "/health", log, environment=environment, timeout_s=300)
             found.append(await stack.enter_async_context(serving))
+            if not setup.gpu:
+                lean.pin(found[-1], number)
         yield found
 
 
 @asynccontextmanager
 async def flowserve(setup: Setup, behind: Sequence[Server], folder: Path) -> AsyncIterator[Server]:
+    """Its indexes are in `folder`; see `searching`."""
     port = servers.free_port()
     pool = folder / "pool.toml"
     pool.write_text(_shared(setup, behind) if setup.shared else _own(setup))
     served = Path(__file__).with_name("served.py")
     command = [*FLOWSERVE, "serve", str(served), "--pool", str(pool), "--port", str(port), "--policy", setup.policy]
+    command += ["--indexes", str(folder / searching.INDEXES), "--embedder", searching.EMBEDDER]
     async with servers.started(command, port, "/ready", folder / "flowserve.log") as server:
         yield server
 
@@ -123,6 +131,12 @@ FLOWSERVE_COUNTERS = {
     'flowserve_tokens_total direction="cached"': "hit_tokens",
     'flowserve_tokens_total direction="out"': "output_tokens",
 }
+WAITING_COUNTERS = {
+    'flowserve_node_queue_seconds_sum kind="llm"': "queue_s",
+    'flowserve_node_queue_seconds_count kind="llm"': "calls",
+    'flowserve_node_seconds_sum kind="llm"': "call_s",
+}
+"""Of FlowServe: how long model calls waited for an engine, how many they were, and how long engines had them."""
 
 
 async def counters(group: Sequence[Server], names: Mapping[str, str]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from random import Random
 from typing import Annotated, Any, TypedDict
 
 import flowserve as fs
+from flowserve.bench.workflows import inputs
 from flowserve.bench.workflows.shape import Arrival, Say, Workload, fixed, poisson, say_of, scaled, text
 from flowserve.bench.workflows.triage import one_node
 from flowserve.ids import Seconds
@@ -94,7 +95,7 @@ async def plain_chat(say: Say, given: Mapping[str, Any]) -> str:
 
 
 def _document(rnd: Random) -> dict[str, Any]:
-    return {"chunks": [text(rnd, 1024) for _ in range(rnd.choice(CHUNKS))]}
+    return {"chunks": inputs.chunks(rnd, 1024, CHUNKS)}
 
 
 def alone(rnd: Random, load: float, seconds: Seconds) -> list[Arrival]:

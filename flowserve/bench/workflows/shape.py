@@ -5,10 +5,10 @@ their own and are trimmed, so that a prompt tokenised in segments and one tokeni
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from flowserve.bench.random_model import WORDS
 from flowserve.ids import Seconds
@@ -16,8 +16,13 @@ from flowserve.ids import Seconds
 SCALE = float(os.environ.get("FLOWSERVE_BENCH_SCALE", "0.125"))
 """Read once: prompts and limits of the declared workflows are fixed when their file is imported."""
 
-Say = Callable[[str, str, int], Awaitable[str]]
-"""(system, user, max_tokens) -> the model's text, trimmed."""
+
+class Say(Protocol):
+    """Asks the model; gives its text, trimmed. `sampling`: further fields of the OpenAI API; without, the likeliest text."""
+
+    def __call__(self, system: str, user: str, max_tokens: int, **sampling: Any) -> Awaitable[str]: ...
+
+
 Program = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Input -> result."""
 
@@ -71,6 +76,8 @@ class Workload:
     """Workflow -> the same as coroutines."""
     urgent: str | None = None
     """Workflow whose latency is what the workload is about; None: all alike."""
+    corpus: Callable[[], Sequence[str]] | None = None
+    """Passages that its programs search; None: they search nothing."""
 
 
 def say_of(config: Mapping[str, Any]) -> Say:

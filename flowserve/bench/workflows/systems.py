@@ -1,13 +1,13 @@
 """Three ways to run the same workload: FlowServe over REST, LangGraph with langchain-openai, and plain asyncio.
 
-All use the same vLLM servers. FlowServe stands in front of them; the other two ask them directly, a run always the
-same server (session-sticky, which keeps its prefixes), the one with the fewest live runs when it begins.
+LangGraph and asyncio ask vLLM's servers directly, a run always the same one (session-sticky, which keeps its prefixes), the
+one with the fewest live runs when it begins; or each call the server with the fewest calls.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
 import aiohttp
@@ -58,11 +58,25 @@ def _trimmed(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-class Balancer:
-    """Which of the servers a run is bound to: the one with the fewest live runs, the earlier one of equals."""
+Bound = Callable[[], AbstractAsyncContextManager[str]]
+"""Where a call goes; open while it lasts."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
+
+class Balancer:
+    """Which of the servers a run is bound to, or with `each_call` a call: the one that has the fewest, the earlier of equals."""
+
+    def __init__(self, urls: Sequence[str], each_call: bool = False) -> None:
         self.live = dict.fromkeys(urls, 0)
+        self._each_call = each_call
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[Bound]:
+        """Where the calls of one run go."""
+        if self._each_call:
+            yield self.bound
+        else:
+            async with self.bound() as url:
+                yield lambda: nullcontext(url)
 
     @asynccontextmanager
     async def bound(self) -> AsyncIterator[str]:
@@ -79,13 +93,13 @@ class LangGraph:
 
     name = "langgraph"
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], each_call: bool = False) -> None:
         try:
             from langchain_openai import ChatOpenAI
         except ImportError as error:
             raise ConfigError(f"the comparison needs langgraph and langchain-openai: {INSTALL}") from error
         self._make: Any = ChatOpenAI
-        self._balancer = Balancer(urls)
+        self._balancer = Balancer(urls, each_call)
         self._models: dict[tuple[str, int], Any] = {}
         self._graphs: dict[str, dict[str, Any]] = {}
 
@@ -93,15 +107,16 @@ class LangGraph:
         graphs = self._graphs.get(workload.name)
         if graphs is None:
             graphs = self._graphs[workload.name] = workload.graphs()
-        async with self._balancer.bound() as url:
-            config = {"configurable": {"say": self._say(url)}, "recursion_limit": 100}
+        async with self._balancer.run() as bound:
+            config = {"configurable": {"say": self._say(bound)}, "recursion_limit": 100}
             state = await graphs[arrival.workflow].ainvoke(dict(arrival.input), config)
         return state["result"]
 
-    def _say(self, url: str) -> Say:
-        async def say(system: str, user: str, max_tokens: int) -> str:
+    def _say(self, bound: Bound) -> Say:
+        async def say(system: str, user: str, max_tokens: int, **sampling: Any) -> str:
             messages = [("system", system)] if system else []
-            answer = await self._model(url, max_tokens).ainvoke([*messages, ("human", user)])
+            async with bound() as url:
+                answer = await self._model(url, max_tokens).ainvoke([*messages, ("human", user)], **sampling)
             return str(answer.content).strip()
 
         return say
@@ -116,24 +131,28 @@ class LangGraph:
 
 
 class Plain:
-    """Coroutines that ask the servers with aiohttp: what a careful engineer would write by hand."""
+    """Coroutines that ask the servers with aiohttp: what a careful engineer would write by hand.
+
+    It asks the servers that LangGraph asks, the same. A salt keeps it from finding LangGraph's prompts in their caches.
+    """
 
     name = "asyncio"
 
-    def __init__(self, urls: Sequence[str], session: aiohttp.ClientSession) -> None:
-        self._balancer = Balancer(urls)
+    def __init__(self, urls: Sequence[str], session: aiohttp.ClientSession, each_call: bool = False) -> None:
+        self._balancer = Balancer(urls, each_call)
         self._session = session
 
     async def run(self, workload: Workload, arrival: Arrival) -> Any:
-        async with self._balancer.bound() as url:
-            return await workload.plain[arrival.workflow](self._say(url), arrival.input)
+        async with self._balancer.run() as bound:
+            return await workload.plain[arrival.workflow](self._say(bound), arrival.input)
 
-    def _say(self, url: str) -> Say:
-        async def say(system: str, user: str, max_tokens: int) -> str:
+    def _say(self, bound: Bound) -> Say:
+        async def say(system: str, user: str, max_tokens: int, **sampling: Any) -> str:
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": user})
-            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
-            async with self._session.post(f"{url}/v1/chat/completions", json=body) as response:
+            body = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": max_tokens, **sampling}
+            body["cache_salt"] = self.name
+            async with bound() as url, self._session.post(f"{url}/v1/chat/completions", json=body) as response:
                 if response.status != 200:
                     raise RuntimeError(f"{response.status} {await response.text()}")
                 answer: Mapping[str, Any] = json.loads(await response.read())

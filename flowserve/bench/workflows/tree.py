@@ -12,7 +12,8 @@ from random import Random
 from typing import Annotated, Any, TypedDict
 
 import flowserve as fs
-from flowserve.bench.workflows.shape import Arrival, Say, Workload, fixed, poisson, say_of, scaled, text
+from flowserve.bench.workflows import inputs
+from flowserve.bench.workflows.shape import Arrival, Say, Workload, fixed, poisson, say_of, scaled
 from flowserve.ids import Seconds
 
 STAGES = ("plan", "execute", "reflect", "answer")
@@ -102,7 +103,7 @@ async def plain(say: Say, given: Mapping[str, Any]) -> list[str]:
 
 
 def arrivals(rnd: Random, load: float, seconds: Seconds) -> list[Arrival]:
-    return poisson(rnd, 1.0 * load, seconds, "tree", lambda: {"question": text(rnd, 256)})
+    return poisson(rnd, 1.0 * load, seconds, "tree", lambda: {"question": inputs.question(rnd, 256)})
 
 
 WORKLOAD = Workload("W10 tree", "thoughts that branch four times", arrivals, graphs, {"tree": plain})
