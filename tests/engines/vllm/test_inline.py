@@ -54,7 +54,8 @@ async def main(model, core):
     await inline.start()
     told["again"] = await ids(inline, "c")
     await inline.close()
-    told["children"] = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
+    alive = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    told["children"] = [" ".join(p.cmdline()) for p in alive]
     print(json.dumps(told), flush=True)
 
 if __name__ == "__main__":  # vLLM spawns processes that import this
