@@ -103,6 +103,8 @@ class RuntimeConfig:
     """Events of ended runs kept in memory, all runs together; the oldest run goes first."""
     cache_entries: int = 4_096
     """Results of `cache=True` nodes kept in memory."""
+    passes: bool = True
+    """Whether runs follow the plan that `graphs/passes` have made of what was declared; the results are the same."""
     pool: PoolConfig = field(default_factory=PoolConfig)
     """How engines are filled, judged, left and started anew."""
 

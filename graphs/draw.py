@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flowserve.graphs.analysis import outputs_of
+from flowserve.graphs.passes import Rewritten
 from flowserve.graphs.plan import Block, Const, Get, Kind, Node, Op, Output, Param, Plan, Source
 
 KIND_COLOURS = {
@@ -137,37 +138,57 @@ def outline(plan: Plan) -> str:
 
 def mermaid(plan: Plan) -> str:
     """Mermaid flowchart text."""
-    lines = ["flowchart TD"]
+    lines, edges = _flow(plan, "")
+    return "\n".join(["flowchart TD", *lines, *edges, *_styles(plan)]) + "\n"
+
+
+def mermaid_of_passes(rewritten: Rewritten, declared: Plan) -> str:
+    """One chart: what was declared, and beside it what the passes have made of it; what they did stands in comments."""
+    lines, edges = ["flowchart TD", *(f"  %% {change}" for change in rewritten.changes)], []
+    for mark, title, plan in (("d", "declared", declared), ("r", "rewritten", rewritten.plan)):
+        inner, ends = _flow(plan, mark)
+        lines += [f'  subgraph {mark}["{title}"]', *inner, "  end"]
+        edges += ends
+    return "\n".join([*lines, *edges, *_styles(declared, rewritten.plan)]) + "\n"
+
+
+def _flow(plan: Plan, mark: str) -> tuple[list[str], list[str]]:
+    """Lines of nodes, and of edges. `mark` begins every id."""
+    root = plan.blocks[0]
+    lines = [f'  {mark}input(["{_quoted(", ".join(root.params) or "start")}"])']
     edges: list[str] = []
 
     def walk(block: Block, indent: str) -> None:
         for i in block.nodes:
             node = plan.nodes[i]
             if node.bodies:
-                lines.append(f'{indent}subgraph n{i}["{_quoted(label(plan, node))}"]')
+                lines.append(f'{indent}subgraph {mark}n{i}["{_quoted(label(plan, node))}"]')
                 for place, body in enumerate(node.bodies):
-                    lines.append(f'{indent}  subgraph b{body}["{_quoted(body_label(plan, node, place))}"]')
+                    lines.append(f'{indent}  subgraph {mark}b{body}["{_quoted(body_label(plan, node, place))}"]')
                     if plan.blocks[body].nodes:
                         walk(plan.blocks[body], indent + "    ")
                     else:
-                        lines.append(f'{indent}    v{body}["{_quoted(describe(plan, plan.blocks[body].result))}"]')
+                        lines.append(
+                            f'{indent}    {mark}v{body}["{_quoted(describe(plan, plan.blocks[body].result))}"]'
+                        )
                     lines.append(f"{indent}  end")
                 lines.append(f"{indent}end")
             else:
-                lines.append(f'{indent}n{i}["{_quoted(label(plan, node))}"]:::{node.kind.name.lower()}')
-            edges.extend(f"  n{d} --> n{i}" for d in node.deps)
+                lines.append(f'{indent}{mark}n{i}["{_quoted(label(plan, node))}"]:::{node.kind.name.lower()}')
+            edges.extend(f"  {mark}n{d} --> {mark}n{i}" for d in node.deps)
 
-    root = plan.blocks[0]
-    lines.append(f'  input(["{_quoted(", ".join(root.params) or "start")}"])')
     walk(root, "  ")
-    lines.append('  output(["result"])')
-    edges += [f"  input --> n{i}" for i in entries(plan, root)]
-    edges += [f"  n{i} --> output" for i in sorted(set(outputs_of(root.result)))]
+    lines.append(f'  {mark}output(["result"])')
+    edges += [f"  {mark}input --> {mark}n{i}" for i in entries(plan, root)]
+    edges += [f"  {mark}n{i} --> {mark}output" for i in sorted(set(outputs_of(root.result)))]
     if not root.nodes:
-        edges.append("  input --> output")
-    used = sorted({n.kind for n in plan.nodes if not n.bodies})
-    styles = [f"  classDef {k.name.lower()} fill:{KIND_COLOURS[k]},stroke:none,color:#fff" for k in used]
-    return "\n".join([*lines, *edges, *styles]) + "\n"
+        edges.append(f"  {mark}input --> {mark}output")
+    return lines, edges
+
+
+def _styles(*plans: Plan) -> list[str]:
+    used = sorted({n.kind for plan in plans for n in plan.nodes if not n.bodies})
+    return [f"  classDef {k.name.lower()} fill:{KIND_COLOURS[k]},stroke:none,color:#fff" for k in used]
 
 
 def entries(plan: Plan, block: Block) -> list[int]:

@@ -7,15 +7,19 @@ tool arguments and results, the final result. It does no I/O.
 Read next: graphs/evaluate.py (values of expressions), graphs/template.py (prompts).
 """
 
+import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowserve.errors import InputError, OutputInvalid, ToolError, UnknownName
 from flowserve.graphs.plan import Plan
 from flowserve.graphs.shapes import Shape, ShapeError, jsonable, pointer
+
+if TYPE_CHECKING:
+    from flowserve.graphs.passes import Rewritten
 
 T = TypeVar("T")
 
@@ -48,10 +52,31 @@ class Program:
     dynamics: Mapping[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict, compare=False, repr=False)
     """Async functions by `DynamicSpec.name`."""
     shapes: Shapes = field(default_factory=Shapes, compare=False, repr=False)
+    declared: "Program | None" = field(default=None, compare=False, repr=False)
+    """Of a program that passes have rewritten: what its author wrote."""
 
     @property
     def name(self) -> str:
         return self.plan.name
+
+    @property
+    def version(self) -> str:
+        """`Plan.digest` of what the author wrote: passes make no new version."""
+        return (self.declared or self).plan.digest
+
+    @cached_property
+    def rewriting(self) -> "Rewritten":
+        """What the passes of `graphs/passes` make of the plan, and what they changed."""
+        from flowserve.graphs.passes import rewrite  # reads templates, and declaring needs none of that
+
+        return rewrite(self.plan)
+
+    @cached_property
+    def rewritten(self) -> "Program":
+        """The same program with its plan rewritten; itself, if there is nothing to change."""
+        if self.declared is not None or not self.rewriting.changes:
+            return self
+        return dataclasses.replace(self, plan=self.rewriting.plan, declared=self)
 
     def bind_input(self, data: Mapping[str, Any]) -> tuple[Any, ...]:
         """The parameters of block 0, in order, from arguments by name (Python values or parsed JSON).

@@ -10,6 +10,7 @@ from html import escape
 
 from flowserve.graphs.analysis import outputs_of
 from flowserve.graphs.draw import KIND_COLOURS, body_label, describe, detail
+from flowserve.graphs.passes import Rewritten
 from flowserve.graphs.plan import Block, Node, Plan
 
 CHAR_W, LINE_H, PAD, GAP_X, GAP_Y = 7.2, 18.0, 14.0, 26.0, 44.0
@@ -42,12 +43,33 @@ class _Box:
 
 def svg(plan: Plan) -> str:
     """A self-contained SVG document."""
-    box = _block(plan, plan.blocks[0], ends=True)
+    return _document(plan.name, _block(plan, plan.blocks[0], ends=True))
+
+
+def svg_of_passes(rewritten: Rewritten, declared: Plan) -> str:
+    """What was declared and what the passes have made of it, side by side; below, what they did."""
+    before, after = (_titled(title, plan) for title, plan in (("declared", declared), ("rewritten", rewritten.plan)))
+    after.x = before.width + 2 * GAP_X
+    base = max(before.height, after.height) + 2 * LINE_H
+    notes = [str(change) for change in rewritten.changes] or ["the passes found nothing to change"]
+    said = [f'<text class="small" y="{base + LINE_H * i:.1f}">{_text(note)}</text>' for i, note in enumerate(notes)]
+    width = max(after.x + after.width, max(map(len, notes)) * CHAR_W)
+    return _document(declared.name, _Box(width, base + LINE_H * (len(notes) - 1), said, [before, after]))
+
+
+def _titled(title: str, plan: Plan) -> _Box:
+    inside = _block(plan, plan.blocks[0], ends=True)
+    inside.y = LINE_H
+    caption = f'<text class="small" y="0">{title}</text>'
+    return _Box(max(inside.width, len(title) * CHAR_W), inside.height + LINE_H, [caption], [inside])
+
+
+def _document(title: str, box: _Box) -> str:
     width, height = box.width + 2 * PAD, box.height + 2 * PAD
     box.x = box.y = PAD
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img"><title>{_text(plan.name)}</title><style>{_STYLE}</style>'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img"><title>{_text(title)}</title><style>{_STYLE}</style>'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>{box.render()}</svg>\n'
     )

@@ -34,7 +34,7 @@ class Reporter:
         run.status = status
         if status is Status.QUEUED:
             plan = run.program.plan
-            self.emit(run, "run.created", data={"workflow": plan.name, "version": plan.digest})
+            self.emit(run, "run.created", data={"workflow": plan.name, "version": run.program.version})
             if not run.accepted.done():
                 run.accepted.set_result(None)
         elif status is Status.RUNNING:

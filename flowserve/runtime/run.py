@@ -194,7 +194,7 @@ class Run:
         return RunSnapshot(
             id=self.id,
             workflow=self.program.plan.name,
-            version=self.program.plan.digest,
+            version=self.program.version,
             status=self.status.value,
             created=self.created_wall,
             started=None if self.started is None else self.started + offset,

@@ -113,6 +113,8 @@ class Runtime:
         options = options or SubmitOptions()
         program = workflow if isinstance(workflow, Program) else self._program(workflow)
         check_overrides(options.overrides, _model_nodes(program))
+        if self.config.passes and not options.overrides:  # settings of one run can make unequal what is declared equal
+            program = program.rewritten
         return await self._begin(program, program.bind_input(inputs), options, None)
 
     async def generate(
