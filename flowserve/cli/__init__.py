@@ -73,13 +73,14 @@ def serve(
     port: int = 8400,
     policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
     weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
+    passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
 ) -> None:
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
 
-    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight)
+    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight, passes)
     serving.serve(file, settings, host, port, insecure, record)
 
 
@@ -106,7 +107,7 @@ def run(
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="Python file that declares workflows")]) -> None:
-    """Compile every workflow of FILE: all errors at once, then hints."""
+    """Compile every workflow of FILE: all errors at once, then hints, and what the passes will change."""
     from flowserve.cli import checking
 
     raise typer.Exit(checking.check(file))
@@ -117,11 +118,12 @@ def draw(
     target: Annotated[str, typer.Argument(help="FILE:WORKFLOW; the name may be left out where there is one")],
     format: Annotated[str, typer.Option(help="mermaid, svg or json")] = "mermaid",
     out: Annotated[Path | None, typer.Option(help="write here instead of stdout")] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="before and after the passes, and what they did")] = False,
 ) -> None:
     """Draw a workflow's graph."""
     from flowserve.cli import checking
 
-    text = checking.drawn(target, format)
+    text = checking.drawn(target, format, passes)
     if out is None:
         print(text)
     else:
@@ -372,6 +374,7 @@ def _settings(
     engine_arg: list[str] | None = None,
     pool: Path | None = None,
     weight: list[str] | None = None,
+    passes: bool = True,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, weights
@@ -386,7 +389,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
-        runtime=RuntimeConfig(policy=policy, tenant_weights=weights(weight or [])),
+        runtime=RuntimeConfig(policy=policy, tenant_weights=weights(weight or []), passes=passes),
     )
 
 

@@ -7,7 +7,8 @@ from flowserve.assemble import load_workflows
 from flowserve.cli.targets import find_workflow, say
 from flowserve.errors import ConfigError, GraphError
 from flowserve.graphs.codec import to_spec
-from flowserve.graphs.draw import Drawing
+from flowserve.graphs.draw import Drawing, mermaid_of_passes
+from flowserve.graphs.svg import svg_of_passes
 
 
 def check(file: Path) -> int:
@@ -23,12 +24,20 @@ def check(file: Path) -> int:
         print(f"{workflow.name}: ok, {len(plan.nodes)} nodes, version {plan.digest[:12]}")
         for hint in workflow.check():
             print(f"  hint: {hint}")
+        for change in workflow.program.rewriting.changes:
+            print(f"  pass: {change}")
     return 1 if wrong else 0
 
 
-def drawn(target: str, format: str) -> str:
-    """The picture as text."""
+def drawn(target: str, format: str, passes: bool) -> str:
+    """The picture as text; with `passes`, of what was declared and of what they make of it."""
     program = find_workflow(target).program
+    if passes and format == "mermaid":
+        return mermaid_of_passes(program.rewriting, program.plan)
+    if passes and format == "svg":
+        return svg_of_passes(program.rewriting, program.plan)
+    if passes:
+        program = program.rewritten
     if format == "mermaid":
         return Drawing(program.plan).mermaid
     if format == "svg":

@@ -48,7 +48,7 @@ def run(
 
 
 def _plan(target: str) -> Plan:
-    return find_workflow(target).program.plan
+    return find_workflow(target).program.rewritten.plan
 
 
 def _samples(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
