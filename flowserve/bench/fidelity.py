@@ -108,7 +108,7 @@ def live(rate: float, seconds: Seconds, size: str, say: Callable[[str], None]) -
 async def _live(rate: float, seconds: Seconds, model: Path, folder: Path, say: Callable[[str], None]) -> Recorded:
     app, pool, log, port = folder / "app.py", folder / "pool.toml", folder / "run.log", servers.free_port()
     app.write_text(APP)
-    arguments = {"dtype": "bfloat16", "enforce_eager": True, "kv_cache_memory_bytes": 256 << 20, "max_num_seqs": 32}
+    arguments = {**servers.precision(256 << 20), "enforce_eager": True, "max_num_seqs": 32}
     arguments |= {"max_model_len": 4096, "max_num_batched_tokens": 4096, "enable_prefix_caching": True}
     args = "\n".join(f"{name} = {json.dumps(value)}" for name, value in arguments.items())
     pool.write_text(f'[[engine]]\nkind = "vllm"\nmodel = "{model}"\ncores = ["1"]\n[engine.args]\n{args}\n')

@@ -247,12 +247,11 @@ def _flag(name: str, value: Any) -> list[str]:
 def _engine_args(plan: Plan) -> dict[str, Any]:
     """The same for both."""
     return {
-        "dtype": "bfloat16",
         "enforce_eager": True,
-        "kv_cache_memory_bytes": plan.kv_bytes,
         "max_num_seqs": 128,
         "max_model_len": 4096,
         "enable_prefix_caching": True,
+        **servers.precision(plan.kv_bytes),
     }
 
 

@@ -34,6 +34,35 @@ class Server:
         return sum(sum(map(int, _stat(pid)[11:13])) for pid in _group(self.pid)) / ticks
 
 
+def on_gpu() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+QUICK_BFLOAT16 = ("avx512f", "amx_bf16", "bf16")
+"""Flags of CPUs on which vLLM computes bfloat16 with instructions for it."""
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """As Linux lists them; none where nobody does."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+
+
+def precision(kv_bytes: int) -> dict[str, str | int]:
+    """Arguments of an engine: bfloat16 with `kv_bytes` of KV memory, or float32 with memory for as many tokens on a CPU without
+    instructions for bfloat16 (one with AVX2 alone took fifty times as long)."""
+    if on_gpu() or not cpu_flags().isdisjoint(QUICK_BFLOAT16):
+        return {"dtype": "bfloat16", "kv_cache_memory_bytes": kv_bytes}
+    return {"dtype": "float32", "kv_cache_memory_bytes": 2 * kv_bytes}
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -117,3 +117,22 @@ async def test_added_latency_is_measured_in_process_and_over_http(tmp_path: Path
     ]  # fmt: skip
     assert all(row["errors"] == 0 and row["reached"] > 0 for row in rows)
     assert rows[0]["added_ms_p50"] > 0 and len(said) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype", "kv_bytes"),
+    [("flags\t\t: fpu avx2", "float32", 200), ("flags\t\t: fpu avx2 avx512f", "bfloat16", 100), ("", "float32", 200)],
+)
+def test_a_cpu_without_instructions_for_bfloat16_computes_float32_with_kv_for_as_many_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, dtype: str, kv_bytes: int
+) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"processor: 0\n{line}\nbogomips: 1\n")
+    flags = servers.cpu_flags(told)
+    monkeypatch.setattr(servers, "on_gpu", lambda: False)
+    monkeypatch.setattr(servers, "cpu_flags", lambda: flags)
+    assert servers.precision(100) == {"dtype": dtype, "kv_cache_memory_bytes": kv_bytes}
+
+
+def test_where_nobody_tells_the_flags_there_are_none(tmp_path: Path) -> None:
+    assert servers.cpu_flags(tmp_path / "nowhere") == set()

@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from flowserve.bench import random_model
+from flowserve.bench import random_model, servers
 from flowserve.bench.servers import Server
 from flowserve.bench.workflows import (
     coding,
@@ -91,7 +91,7 @@ def run(
     chosen = [WORKLOADS[name] for name in names or WORKLOADS]
     with tempfile.TemporaryDirectory(prefix="flowserve-bench-") as folder:
         path = model or random_model.make(size, Path(folder) / "model")
-        setup = Setup(path, replicas, engines.on_gpu(), 4096, policy, shared, BALANCES[balance])
+        setup = Setup(path, replicas, servers.on_gpu(), 4096, policy, shared, BALANCES[balance])
         return asyncio.run(_until_told(_run(chosen, setup, Path(folder), rounds, seconds, load, say)))
 
 
@@ -154,6 +154,7 @@ async def _run(
         "balanced": "call" if setup.each_call else "run",
         "engines": setup.engines,
         "gpu": setup.gpu,
+        "dtype": engines.arguments(setup)["dtype"],
     }
 
 

@@ -33,26 +33,17 @@ class Setup:
     """The baselines balance calls; else they bind each run to a server."""
 
 
-def on_gpu() -> bool:
-    try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()
-
-
 def arguments(setup: Setup) -> dict[str, Any]:
     """The same for all engines."""
     given: dict[str, Any] = {
-        "dtype": "bfloat16",
         "max_num_seqs": 128,
         "max_model_len": setup.max_model_len,
         "enable_prefix_caching": True,
     }
     if setup.gpu:
         share = round(0.84 / (setup.engines * (1 if setup.shared else 2)), 3)
-        return given | {"max_num_seqs": 256, "gpu_memory_utilization": share}
-    return given | {"kv_cache_memory_bytes": 512 << 20, "enforce_eager": True, "block_size": 32}
+        return given | {"dtype": "bfloat16", "max_num_seqs": 256, "gpu_memory_utilization": share}
+    return given | servers.precision(512 << 20) | {"enforce_eager": True, "block_size": 32}
 
 
 def _flag(name: str, value: Any) -> list[str]:
