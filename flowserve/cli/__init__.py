@@ -204,6 +204,20 @@ Server = Annotated[str, typer.Option("--url", help="a running server")]
 HERE = "http://127.0.0.1:8400"
 
 
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="id of a run, or last, or slowest")],
+    log: Annotated[Path, typer.Option(help="what `flowserve serve --record` or `simulate --record` wrote")],
+    json: Json = None,
+    svg: Annotated[Path | None, typer.Option(help="write a picture of the run to this file")] = None,
+    changes: Annotated[bool, typer.Option(help="simulate what one change would give")] = True,
+) -> None:
+    """Where a recorded run's time went: critical path, waiting, prefill, decode, tools, slack; what one change would give."""
+    from flowserve.cli import explaining
+
+    explaining.explain(run, log, json, svg, changes)
+
+
 @pool_app.command("status")
 def pool_status(url: Server = HERE, json_rows: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """How every engine is: state, load, memory, cache hits, pace, and what happened to it."""

@@ -1,4 +1,4 @@
-"""What a recorded log of one live engine teaches of its steps.
+"""What a recorded log teaches of the steps of live engines.
 
 An engine tells of a call's tokens now and then: by this time it had written so many. A call that writes takes part in every step,
 so between two such news lie exactly as many steps as tokens. What else was computed in them is known from the news of the
@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from flowserve.core import events as e
+from flowserve.core.commands import Dispatch
 from flowserve.core.log import read
+from flowserve.core.state import SchedulerState
+from flowserve.core.step import step
 from flowserve.errors import ConfigError
 from flowserve.ids import EngineId, RunId, Seconds, TaskId, Tokens
 from flowserve.sim.costs import Sample, StepCosts, fit_trimmed
@@ -28,7 +31,7 @@ class Call:
 
     prompt: Tokens
     fresh: Tokens
-    """Of the prompt, what no call before it had in common with it: as far as the log tells, what was computed."""
+    """Of the prompt, what no call of its engine had in common with it: as far as the log tells, what was computed."""
     prefix: tuple[int, ...]
     since: Seconds
     """When it was ready; where it did not wait for the scheduler, when it was sent."""
@@ -38,6 +41,8 @@ class Call:
     """How long before that the run's latest event was."""
     alone: bool
     """Nothing else was there when it came."""
+    engine: EngineId | None = None
+    """Where it was sent."""
     times: list[Seconds] = field(default_factory=list)
     written: list[Tokens] = field(default_factory=list)
     """By each of these times."""
@@ -75,7 +80,21 @@ def observe(lines: Iterable[str], session: str | None = None) -> Observed:
 
     Raises ConfigError for a log without an engine or with several.
     """
-    spec, calls = _calls(lines, session)
+    seen = observe_each(lines, session)
+    if len(seen) != 1:
+        raise ConfigError(f"expected a log of one engine; it has {' and '.join(seen) or 'none'}")
+    return next(iter(seen.values()))
+
+
+def observe_each(lines: Iterable[str], session: str | None = None) -> dict[EngineId, Observed]:
+    """Every engine of a log, in order of appearance."""
+    specs, calls = _calls(lines, session)
+    return {
+        engine: _observed(spec, [call for call in calls if call.engine == engine]) for engine, spec in specs.items()
+    }
+
+
+def _observed(spec: EngineSpec, calls: list[Call]) -> Observed:
     found = Observed(spec)
     for call in calls:
         if call.counts and call.times:
@@ -86,11 +105,11 @@ def observe(lines: Iterable[str], session: str | None = None) -> Observed:
     return found
 
 
-def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[Call]]:
+def _calls(lines: Iterable[str], session: str | None) -> tuple[dict[EngineId, EngineSpec], list[Call]]:
     config, events = read(lines)
-    seen: dict[int, None] = {}
-    spec: EngineSpec | None = None
-    engine: EngineId | None = None
+    state = SchedulerState(config)
+    seen: dict[EngineId | None, dict[int, None]] = {}
+    specs: dict[EngineId, EngineSpec] = {}
     wanted: dict[RunId, None] = {}
     live: dict[Key, Call] = {}
     latest_of: dict[RunId, Seconds] = {}
@@ -99,16 +118,12 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[
     for now, event in events:
         match event:
             case e.EngineChanged(up=True):
-                if engine not in (None, event.engine):
-                    raise ConfigError(f"expected a log of one engine; it has {engine} and {event.engine}")
-                engine, spec = event.engine, _spec(event)
+                specs[event.engine] = _spec(event)
             case e.RunSubmitted() if session is None or event.session == session:
                 wanted[event.run] = None
             case e.Measured():
                 pause = now - latest_of.get(event.run, now)
-                held = next((i for i, number in enumerate(event.prefix) if number not in seen), len(event.prefix))
-                fresh = max(1, event.tokens - held * config.pool.prefix_tokens)
-                call = Call(event.tokens, fresh, event.prefix, now, event.run in wanted, pause, not live)
+                call = Call(event.tokens, event.tokens, event.prefix, now, event.run in wanted, pause, not live)
                 live[event.run, event.task, event.attempt] = call
                 calls.append(call)
                 for other in live.values():
@@ -118,7 +133,7 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[
                 writing = live.get((event.run, event.task, event.attempt))
                 if writing is not None:
                     if not writing.times:
-                        seen |= dict.fromkeys(writing.prefix)
+                        seen.setdefault(writing.engine, {}).update(dict.fromkeys(writing.prefix))
                     writing.times.append(step_at)
                     writing.written.append(event.count + (writing.written[-1] if writing.written else 0))
             case e.TaskFinished() | e.TaskFailed():
@@ -128,9 +143,14 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[EngineSpec, list[
         run = getattr(event, "run", None)
         if run is not None:
             latest_of[run] = now
-    if spec is None:
-        raise ConfigError("expected a log of one engine; it has none")
-    return spec, calls
+        for command in step(state, event, now):
+            if not isinstance(command, Dispatch):
+                continue
+            if (sent := live.get((command.run, command.task, command.attempt))) is not None:
+                there = seen.get(command.engine, {})
+                held = next((i for i, number in enumerate(sent.prefix) if number not in there), len(sent.prefix))
+                sent.engine, sent.fresh = command.engine, max(1, sent.prompt - held * config.pool.prefix_tokens)
+    return specs, calls
 
 
 def _overlap(call: Call, other: Call) -> bool:

@@ -6,7 +6,7 @@ What a run did not live to do is drawn from models.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flowserve.core import commands as c
@@ -89,6 +89,12 @@ class _Run:
 
 def read_log(lines: Iterable[str], name: str, speed: float, seed: int) -> Iterator[Arrival]:
     """The runs of a log in order of arrival. Raises StoreError for what is no log."""
+    for _, arrival in recorded_runs(lines, seed):
+        yield replace(arrival, at=arrival.at / speed, mix=name)
+
+
+def recorded_runs(lines: Iterable[str], seed: int = 0) -> Iterator[tuple[RunId, Arrival]]:
+    """The same with the names of the runs, which are those of the log, as their mixes."""
     config, events = read(lines)
     state = SchedulerState(config)
     runs: dict[RunId, _Run] = {}
@@ -109,17 +115,20 @@ def read_log(lines: Iterable[str], name: str, speed: float, seed: int) -> Iterat
     for at, event in arrivals:
         run = runs[event.run]
         otherwise = models.setdefault(run.plan.digest, Modelled(run.plan, seed=seed))
-        yield Arrival(
-            (at - begin) / speed,
-            FromLog(run.answers, otherwise),
-            run.plan,
-            run.key,
-            name,
-            event.deadline_s,
-            event.tenant,
-            event.tier,
-            event.priority,
-            event.session,
+        yield (
+            event.run,
+            Arrival(
+                at - begin,
+                FromLog(run.answers, otherwise),
+                run.plan,
+                run.key,
+                event.run,
+                event.deadline_s,
+                event.tenant,
+                event.tier,
+                event.priority,
+                event.session,
+            ),
         )
 
 
