@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from flowserve.graphs.control import loop as loop
     from flowserve.graphs.control import match as match
     from flowserve.graphs.control import negate as negate
+    from flowserve.graphs.control import quorum as quorum
+    from flowserve.graphs.control import race as race
     from flowserve.graphs.control import when as when
     from flowserve.graphs.dynamic import dynamic as dynamic
     from flowserve.graphs.llm import llm as llm
@@ -66,6 +68,8 @@ _WHERE = {
     "loop": "graphs.control",
     "match": "graphs.control",
     "prompt": "graphs.llm",
+    "quorum": "graphs.control",
+    "race": "graphs.control",
     "testing": "",
     "tool": "graphs.tool",
     "when": "graphs.control",
@@ -99,6 +103,8 @@ __all__ = [
     "match",
     "negate",
     "prompt",
+    "quorum",
+    "race",
     "testing",
     "tool",
     "when",

@@ -5,7 +5,20 @@ if __name__ != "flowserve.graphs":  # a bare import would make a second copy of 
 
 from flowserve.graphs.agent import AgentNode, agent
 from flowserve.graphs.context import Caller, emit
-from flowserve.graphs.control import all_of, any_of, certaindex, contains, decided, length, loop, match, negate, when
+from flowserve.graphs.control import (
+    all_of,
+    any_of,
+    certaindex,
+    contains,
+    decided,
+    length,
+    loop,
+    match,
+    negate,
+    quorum,
+    race,
+    when,
+)
 from flowserve.graphs.dynamic import DynamicNode, dynamic
 from flowserve.graphs.llm import LLMNode, llm, prompt
 from flowserve.graphs.nodes import Node, Stop
@@ -53,6 +66,8 @@ __all__ = [
     "negate",
     "override_runner",
     "prompt",
+    "quorum",
+    "race",
     "set_runner",
     "tool",
     "when",

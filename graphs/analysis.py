@@ -59,6 +59,8 @@ def expanded_s(node: Node, count: float, bodies: Sequence[Seconds], shares: Sequ
             return (math.ceil(count / node.concurrency) if node.concurrency else 1) * bodies[0]
         case Kind.LOOP:
             return count * bodies[0]
+        case Kind.RACE:
+            return sorted(bodies)[node.limit - 1]
         case Kind.SWITCH if shares:
             return sum(share * path for share, path in zip(shares, bodies, strict=True))
         case Kind.DYNAMIC:

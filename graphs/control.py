@@ -3,8 +3,9 @@
 Outside a workflow function (inside a @fs.dynamic one, say) they do at once what their names say.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
+from types import GenericAlias
 from typing import Any, TypeVar, cast
 
 from flowserve.errors import Problem
@@ -87,6 +88,67 @@ def _switch(trace: Trace, name: str, args: dict[str, Expr], arms: list[tuple[str
     return Value(OutputExpr(node), hints.union(kinds), node.name)
 
 
+def race(*arms: Callable[[], T], valid: Callable[[T], bool] | None = None) -> T:
+    """The result of the arm that ends well first; the others are cancelled, in their engines too.
+
+    An arm that fails, or whose result `valid(result)` does not hold for, is out; when all are, the node fails. Which arm wins
+    depends on time, so a race is for arms whose results serve equally.
+    """
+    trace = current()
+    if trace is None:
+        return _first(1, arms, valid)[0]
+    return cast(T, _race(trace, "race", 1, arms, valid))
+
+
+def quorum(count: int, *arms: Callable[[], T], valid: Callable[[T], bool] | None = None) -> list[T]:
+    """The results of the first `count` arms that end well, in the order of the arms; as `race`, which is for one."""
+    trace = current()
+    if trace is None:
+        return _first(count, arms, valid)
+    if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= len(arms):
+        remedy = "Ask for at least two and at most all of them; for one write fs.race(...)."
+        trace.note(Problem("quorum", f"a count from 2 to the number of arms ({len(arms)})", repr(count)[:100], remedy))
+        count = 2
+    return cast(list[T], _race(trace, "quorum", count, arms, valid))
+
+
+def _first(count: int, arms: Sequence[Callable[[], T]], valid: Callable[[T], bool] | None) -> list[T]:
+    found: list[T] = []
+    last: Exception | None = None
+    for arm in arms:
+        try:
+            value = arm()
+        except Exception as error:  # noqa: BLE001  # a failure of one arm is what the others are for
+            last = error
+            continue
+        if valid is None or valid(value):
+            found.append(value)
+        if len(found) == count:
+            return found
+    raise last or LookupError(f"{len(found)} of {len(arms)} arms gave a valid result; expected {count}")
+
+
+def _race(trace: Trace, name: str, count: int, arms: Sequence[Any], valid: Any) -> Value:
+    if len(arms) < 2:
+        trace.note(Problem(name, "at least two arms", str(len(arms)), f"Write fs.{name}(lambda: a(x), lambda: b(x))."))
+    node = trace.add(Kind.RACE, name, {}, limit=count)
+    kinds: list[Any] = []
+    for number, arm in enumerate(arms, 1):
+        with trace.body(node, str(number)) as block:
+            if not callable(arm) or isinstance(arm, Value):
+                came = f"arm {number} is {type(arm).__name__}"
+                remedy = "Write `lambda: ...` around each of them."
+                trace.note(Problem(node.name, "arms that are functions", came, remedy))
+                continue
+            block.result, kind = trace.infer(arm(), f"{node.name}: arm {number}")
+            kinds.append(hints.widen(kind))
+            if valid is not None:
+                result = Value(block.result, kinds[-1], f"the result of arm {number} of '{node.name}'")
+                block.until = _condition(trace, node.name, "valid", valid, result)
+    kind = hints.union(kinds)
+    return Value(OutputExpr(node), kind if count == 1 else GenericAlias(list, (kind,)), node.name)
+
+
 def loop(body: Callable[[T], T], init: T, *, until: Callable[[T], bool] | None = None, max_iters: int = 0) -> T:
     """`body` applied again and again, beginning with `init`.
 
@@ -126,19 +188,25 @@ def _loop(trace: Trace, body: Any, init: Any, until: Any, max_iters: int) -> Val
 
 
 def _until(trace: Trace, where: str, until: Any, state: Value) -> Expr | None:
+    expr = _condition(trace, where, "until", until, state)
+    return None if isinstance(expr, ConstExpr) and expr.value is False else expr
+
+
+def _condition(trace: Trace, where: str, word: str, condition: Any, value: Value) -> Expr | None:
+    """What `condition(value)` computes; None, after a note, if it calls a node."""
     before = len(trace.block.nodes)
-    condition = until(state)
+    told = condition(value)
     if len(trace.block.nodes) != before:
         del trace.block.nodes[before:]
         remedy = "Let the body compute what decides, and compare a field of it."
-        trace.note(Problem(where, "until= a condition without calls", "a call of a node in it", remedy))
+        trace.note(Problem(where, f"{word}= a condition without calls", "a call of a node in it", remedy))
         return None
-    expr, kind = trace.infer(condition, f"{where}: until")
+    expr, kind = trace.infer(told, f"{where}: {word}")
     if not hints.is_condition(kind):
         trace.note(
-            Problem(where, "until= a condition of type bool", hints.describe(kind), "Compare it, e.g. d.score >= 8.")
+            Problem(where, f"{word}= a condition of type bool", hints.describe(kind), "Compare it, e.g. d.score >= 8.")
         )
-    return None if expr == ConstExpr(False) or condition is False else expr
+    return expr
 
 
 def decided() -> Stop:

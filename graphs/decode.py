@@ -42,7 +42,7 @@ from flowserve.graphs.shapes import SchemaShape, ShapeError, property_shapes
 from flowserve.graphs.tool import ToolNode
 
 _RULES = ("certaindex", "decided")
-_BOUNDED = (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC)
+_BOUNDED = (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC, Kind.RACE)
 _BODIES = {Kind.MAP: 1, Kind.SAMPLE: 1, Kind.LOOP: 1}
 _ARITY = {"eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2, "in": 2, "not": 1, "len": 1}
 _USES = {Kind.LLM: "llms", Kind.TOOL: "tools", Kind.AGENT: "agents", Kind.DYNAMIC: "dynamics"}
@@ -96,8 +96,8 @@ class Decoder(Tables):
             return block
         for node in data["nodes"]:
             block.nodes.append(self._node(node, block, level))
-        if "until" in data and (owner is None or owner.kind != Kind.LOOP):
-            self._note(block.name, "until in the body of a loop only", "until elsewhere", FIX)
+        if "until" in data and (owner is None or owner.kind not in (Kind.LOOP, Kind.RACE)):
+            self._note(block.name, "until in the bodies of loops and races only", "until elsewhere", FIX)
         return block
 
     def _node(self, data: dict[str, Any], block: BlockDecl, level: int) -> NodeDecl:
@@ -166,6 +166,8 @@ class Decoder(Tables):
         elif node.kind is Kind.SWITCH:
             allowed = self._arms(node.name, data["args"])
             wanted = count if count in allowed else allowed[0]
+        elif node.kind is Kind.RACE:
+            wanted = max(count, node.limit, 1)
         else:
             wanted = _BODIES.get(node.kind, 0)
         if count != wanted:
@@ -203,7 +205,8 @@ class Decoder(Tables):
             thing.result = self._expr(data["result"], thing, thing.name)
             if "until" in data:
                 thing.until = self._expr(data["until"], thing, thing.name)
-                for ref in references(thing.until):
+                in_loop = thing.owner is not None and thing.owner.kind is Kind.LOOP
+                for ref in references(thing.until) if in_loop else ():
                     if isinstance(ref, OutputExpr) and ref.node.block is thing:
                         self._note(
                             thing.name,

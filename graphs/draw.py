@@ -19,6 +19,7 @@ KIND_COLOURS = {
     Kind.LOOP: "#0891b2",
     Kind.AGENT: "#4f46e5",
     Kind.DYNAMIC: "#be123c",
+    Kind.RACE: "#0d9488",
 }
 
 
@@ -72,6 +73,10 @@ def detail(plan: Plan, node: Node) -> str:
         case Kind.LOOP:
             until = plan.blocks[node.bodies[0]].until
             return f"up to {node.limit}" + (f", until {describe(plan, until)}" if until is not None else "")
+        case Kind.RACE:
+            first = "first" if node.limit == 1 else f"first {node.limit}"
+            valid = plan.blocks[node.bodies[0]].until
+            return f"{first} of {len(node.bodies)}" + (f", where {describe(plan, valid)}" if valid is not None else "")
         case Kind.AGENT:
             tools = [plan.tools[i].name for i in plan.agents[node.target].tools]
             return f"up to {node.limit} steps" + (f", {', '.join(tools)}" if tools else "")
@@ -111,6 +116,8 @@ def describe(plan: Plan, source: Source) -> str:
 def body_label(plan: Plan, node: Node, place: int) -> str:
     """What a body of a node is: `then`, a case, `each item`, `again`."""
     role = plan.blocks[node.bodies[place]].name.removeprefix(node.name + "/")
+    if node.kind is Kind.RACE:
+        return f"arm {role}"
     return {"item": "each item", "sample": "each sample", "iteration": "each round"}.get(role, role)
 
 

@@ -116,7 +116,7 @@ def _node(plan: Plan, node: Node) -> dict[str, Any]:
     found |= _target(plan, node)
     if node.bodies:
         found["bodies"] = [_block(plan, plan.blocks[b]) for b in node.bodies]
-    if node.kind in (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC):
+    if node.kind in (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC, Kind.RACE):
         found["limit"] = node.limit
     if node.concurrency:
         found["concurrency"] = node.concurrency

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from flowserve.errors import ValueInvalid
 from flowserve.graphs import hints
-from flowserve.graphs.plan import Const, Get, Kind, Node, Op, Output, Param, Plan, Source
+from flowserve.graphs.plan import Block, Const, Get, Kind, Node, Op, Output, Param, Plan, Source
 from flowserve.ids import BlockId, NodeId
 
 
@@ -93,6 +93,14 @@ def done(plan: Plan, node: Node, lookup: Lookup) -> bool:
         return _truth(evaluate(until, plan.consts, lookup))
     except ValueInvalid as error:
         raise ValueInvalid(f"{node.name}: until: {error}") from None
+
+
+def counts(plan: Plan, block: Block, lookup: Lookup) -> bool:
+    """Whether the result of a RACE's body counts; `lookup` gives what is in its frame."""
+    try:
+        return block.until is None or _truth(evaluate(block.until, plan.consts, lookup))
+    except ValueInvalid:
+        return False
 
 
 def get(value: Any, key: str | int) -> Any:

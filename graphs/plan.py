@@ -43,6 +43,9 @@ class Kind(IntEnum):
     DYNAMIC = 9
     """An async function that calls nodes while it runs; call `i` opens a frame of `bodies[callee]`;
     at most `limit` calls. `target` indexes `Plan.dynamics`."""
+    RACE = 10
+    """A frame of each of `bodies` at once; the first `limit` that end well count, and the others are cancelled. Result: theirs,
+    in the order of the bodies; of `limit` 1 the one itself."""
 
 
 # --- values -----------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class Node:
     """What the runtime evaluates when the node is dispatched. By kind:
     LLM, TOOL, SEARCH, AGENT, DYNAMIC: the parameters by name. COMPUTE: one, `value`.
     MAP: the sequences that are zipped, in the order of the body's leading parameters.
-    SAMPLE: none (the body captures its inputs). SWITCH: `value`, a bool (arm 0 when true, else 1), or the matched
+    SAMPLE, RACE: none (the bodies capture their inputs). SWITCH: `value`, a bool (arm 0 when true, else 1), or the matched
     value and `cases`, a constant list: the arm of the first equal case, else the arm after them (evaluate.choose).
     LOOP: one, `init`."""
     deps: tuple[NodeId, ...]
@@ -168,7 +171,8 @@ class Block:
     parent: NodeId | None
     """The node that expands into this block; None for block 0."""
     until: Source | None = None
-    """LOOP bodies only: stop condition over the block's parameter (the state before an iteration)."""
+    """LOOP bodies: stop condition over the block's parameter (the state before an iteration). RACE bodies: whether the result
+    counts, over what `result` reads. Else None."""
     dependents: tuple[tuple[NodeId, ...], ...] = ()
     """For each of `nodes`, which nodes of this block wait for it."""
 

@@ -51,7 +51,7 @@ class OpenFrame:
     frame: FrameId
     block: BlockId
     task: TaskId | None
-    """The task (of a MAP, SAMPLE, SWITCH, LOOP or DYNAMIC node) that the frame belongs to."""
+    """The task (of a MAP, SAMPLE, SWITCH, LOOP, RACE or DYNAMIC node) that the frame belongs to."""
     parent: FrameId | None
     index: int
 
@@ -76,7 +76,8 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Execute a task. Answered by exactly one of TaskFinished, TaskFailed or (MAP, SAMPLE, SWITCH, LOOP) Evaluated."""
+    """Execute a task. Answered by exactly one of TaskFinished, TaskFailed or (MAP, SAMPLE, SWITCH, LOOP, RACE)
+    Evaluated."""
 
     run: RunId
     task: TaskId
@@ -115,7 +116,8 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """SAMPLE with a stopping rule: which answer class does the finished `frame` belong to? Answered by SampleLabelled."""
+    """SAMPLE with a stopping rule: which answer class does the finished `frame` belong to? RACE: does its result count?
+    Answered by SampleLabelled."""
 
     run: RunId
     task: TaskId
@@ -126,7 +128,7 @@ class Label:
 class Join:
     """All frames that count are done: build the task's value from them. Answered by TaskFinished or TaskFailed.
 
-    MAP: all, in item order. SAMPLE: those that completed, in order of index. SWITCH: the one.
+    RACE: the first `limit`, in the order of the bodies. MAP: all, in item order. SAMPLE: those that completed, in order of index. SWITCH: the one.
     LOOP: the last (none: the value is `init`). AGENT: none; the last step's answer is the value.
     """
 

@@ -173,6 +173,8 @@ def _works(known: PlanFigures, scale: float) -> list[Seconds]:
 def _repeated(known: PlanFigures, node: Node, bodies: Sequence[Seconds]) -> Seconds:
     if node.kind is Kind.SWITCH:
         return expanded_s(node, 1, bodies, _shares(known, node))
+    if node.kind is Kind.RACE:
+        return sum(bodies)
     return _counted(known, node) * max(bodies, default=0.0)
 
 

@@ -88,9 +88,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Answer to Evaluate, or to the Dispatch of a MAP, SAMPLE, SWITCH or LOOP: with the task's present attempt.
+    """Answer to Evaluate, or to the Dispatch of a MAP, SAMPLE, SWITCH, LOOP or RACE: with the task's present attempt.
 
-    `choice` is the number of items (MAP), the number of samples (SAMPLE), the arm (SWITCH),
+    `choice` is the number of items (MAP), of samples (SAMPLE), of arms (RACE), the arm (SWITCH),
     1 for stop and 0 for one more (LOOP).
     """
 
@@ -145,7 +145,7 @@ class TokensProduced:
 @dataclass(frozen=True, slots=True)
 class SampleLabelled:
     """Answer to Label: the sample in `frame` belongs to answer class `label` (small integers, equal answers equal
-    numbers; -1 is an empty or unusable answer, which never agrees with anything)."""
+    numbers; -1 is an empty or unusable answer, which never agrees with anything). RACE: 0 if the result counts, -1 if not."""
 
     run: RunId
     task: TaskId

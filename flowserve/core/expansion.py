@@ -1,4 +1,4 @@
-"""Nodes that have bodies: how MAP, SAMPLE, SWITCH, LOOP and DYNAMIC open frames, and when they join.
+"""Nodes that have bodies: how MAP, SAMPLE, SWITCH, LOOP, RACE and DYNAMIC open frames, and when they join.
 
 | kind    | number means   | frames at once         | frame done                   | frame failed  | Join takes        |
 |---------|----------------|------------------------|------------------------------|---------------|-------------------|
@@ -6,6 +6,7 @@
 | SAMPLE  | samples        | `concurrency`, 0 = all | Label if a rule; the next    | dropped       | those done        |
 | SWITCH  | the arm        | 1                      | join                         | it fails      | the one           |
 | LOOP    | 1 stop, 0 more | 1                      | Evaluate, or join at `limit` | it fails      | the last, or none |
+| RACE    | the arms       | all                    | Label; join at `limit`       | dropped       | the first `limit` |
 | DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
 """
 
@@ -15,7 +16,7 @@ from flowserve.core.events import Called, Code, SampleLabelled
 from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task
 from flowserve.core.stopping import RULES
 from flowserve.graphs.plan import Kind, SampleSpec
-from flowserve.ids import BlockId
+from flowserve.ids import BlockId, FrameId
 
 
 def open_frame(state: SchedulerState, task: Task, block: BlockId, index: int) -> None:
@@ -49,13 +50,15 @@ def evaluated(state: SchedulerState, task: Task, choice: int) -> None:
         _take_arm(state, task, choice)
     elif task.kind is Kind.LOOP:
         _iterate(state, task, choice)
+    elif task.kind is Kind.RACE and choice != len(task.node.bodies):
+        refuse(state, task, Code.INTERNAL)
     else:
         _fan_out(state, task, choice)
 
 
 def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
     rule = _sample_spec(task).rule if task.kind is Kind.SAMPLE else None
-    if width > task.node.limit:
+    if width > task.node.limit and task.kind is not Kind.RACE:
         refuse(state, task, Code.LIMIT)
     elif rule is not None and rule not in RULES:
         refuse(state, task, Code.INTERNAL)
@@ -74,7 +77,8 @@ def _open_more(state: SchedulerState, task: Task) -> None:
     room = task.node.concurrency or expansion.width
     while expansion.opened < expansion.width and len(expansion.live) < room:
         expansion.opened += 1
-        open_frame(state, task, task.node.bodies[0], expansion.opened - 1)
+        body = task.node.bodies[expansion.opened - 1 if task.kind is Kind.RACE else 0]
+        open_frame(state, task, body, expansion.opened - 1)
 
 
 def _take_arm(state: SchedulerState, task: Task, arm: int) -> None:
@@ -128,6 +132,9 @@ def frame_done(state: SchedulerState, item: Consequence) -> None:
     expansion.done[frame.index] = frame.id
     if owner.kind is Kind.LOOP:
         _iteration_done(state, owner, frame)
+    elif owner.kind is Kind.RACE:
+        expansion.unlabelled[frame.id] = None
+        state.out.append(Label(owner.run.id, owner.id, frame.id))
     elif len(expansion.done) + expansion.failed == expansion.width:
         join(state, owner)
     else:
@@ -168,6 +175,9 @@ def frame_failed(state: SchedulerState, item: Consequence) -> None:
     elif owner.kind is Kind.SAMPLE:
         tasks.kill_frame(state, frame)
         _sample_dropped(state, owner, code, origin)
+    elif owner.kind is Kind.RACE:
+        tasks.kill_frame(state, frame)
+        _arm_out(state, owner, code, origin)
     else:
         failing.part_failed(state, owner, code, origin)
 
@@ -185,11 +195,49 @@ def _sample_dropped(state: SchedulerState, sample: Task, code: Code, origin: Tas
         failing.part_failed(state, sample, code, origin)
 
 
+# --- races --------------------------------------------------------------------------------------------
+
+
+def _arm_out(state: SchedulerState, race: Task, code: Code, origin: Task) -> None:
+    """An arm cannot be among those that count."""
+    expansion = race.expansion
+    assert expansion is not None
+    expansion.failed += 1
+    expansion.last_code = code
+    if expansion.width - expansion.failed < race.node.limit:
+        failing.part_failed(state, race, code, origin)
+
+
+def _arm_judged(state: SchedulerState, race: Task, frame: FrameId, label: int) -> None:
+    """The result of an arm counts, or does not (-1). Those that ended later than the last that counts are dropped."""
+    expansion = race.expansion
+    assert expansion is not None
+    if label < 0:
+        _forget(state, race, frame)
+        _arm_out(state, race, Code.OUTPUT_INVALID, race)
+        return
+    expansion.labels[0] = expansion.labels.get(0, 0) + 1
+    if expansion.labels[0] == race.node.limit:
+        for other in list(expansion.live.values()):
+            tasks.kill_frame(state, other)
+        for late in list(expansion.unlabelled):
+            _forget(state, race, late)
+        expansion.unlabelled.clear()
+        join(state, race)
+
+
+def _forget(state: SchedulerState, race: Task, frame: FrameId) -> None:
+    expansion = race.expansion
+    assert expansion is not None
+    del expansion.done[next(index for index, kept in expansion.done.items() if kept == frame)]
+    state.out.append(CloseFrame(race.run.id, frame))
+
+
 # --- samples with a stopping rule ---------------------------------------------------------------------
 
 
 def labelled(state: SchedulerState, event: SampleLabelled) -> None:
-    """A sample has its answer class: if that is enough, cancel the rest and join those that are done."""
+    """A sample has its answer class: if that is enough, cancel the rest and join those that are done. Of races: see above."""
     run = state.runs.get(event.run)
     task = run.tasks.get(event.task) if run is not None else None
     expansion = task.expansion if task is not None else None
@@ -197,6 +245,9 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
         state.stale += 1
         return
     del expansion.unlabelled[event.frame]
+    if task.kind is Kind.RACE:
+        _arm_judged(state, task, event.frame, event.label)
+        return
     expansion.labels[event.label] = expansion.labels.get(event.label, 0) + 1
     spec = _sample_spec(task)
     assert spec.rule is not None

@@ -1,7 +1,7 @@
 """What a failure leads to: another try, or its way up.
 
 A failure that is final climbs from the task to its frame and from there to the task that owns the frame: a
-SAMPLE drops that sample, a DYNAMIC gets an exception from that call, any other owner fails with it. What reaches
+SAMPLE drops that sample, a RACE that arm, a DYNAMIC gets an exception from that call, any other owner fails with it. What reaches
 frame 0 fails the run. An agent's tool call does not climb at all: the model is told.
 """
 

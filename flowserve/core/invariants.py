@@ -155,9 +155,9 @@ def _phase(task: Task) -> Iterator[str]:
         return
     if phase is Phase.JOINING and (expansion.live or expansion.parts):
         yield f"{task!r} has parts at work: {list(expansion.live)}, {list(expansion.parts)}"
-    if phase is Phase.OPEN and not (expansion.live or expansion.parts):
+    if phase is Phase.OPEN and not (expansion.live or expansion.parts or expansion.unlabelled):
         yield f"{task!r} is open for nothing"
-    if task.kind in (Kind.MAP, Kind.SAMPLE) and phase is Phase.OPEN:
+    if task.kind in (Kind.MAP, Kind.SAMPLE, Kind.RACE) and phase is Phase.OPEN:
         accounted = len(expansion.live) + len(expansion.done) + expansion.failed
         if accounted != expansion.opened or expansion.opened > expansion.width:
             yield f"{task!r} opened {expansion.opened} frames of {expansion.width}, {accounted} are accounted for"

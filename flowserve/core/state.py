@@ -235,13 +235,13 @@ class Expansion:
         self.done: dict[int, FrameId] = {}
         """Index -> frame that is done and whose values are still wanted."""
         self.failed = 0
-        """SAMPLE: samples dropped."""
+        """SAMPLE, RACE: samples or arms dropped."""
         self.last_code: Code | None = None
-        """SAMPLE: why the latest of them was dropped; None while there is none."""
+        """Why the latest of them was dropped; None while there is none."""
         self.labels: dict[int, int] = {}
-        """SAMPLE with a rule: answer class -> samples in it."""
+        """SAMPLE with a rule: answer class -> samples in it. RACE: 0 -> arms that count."""
         self.unlabelled: dict[FrameId, None] = {}
-        """SAMPLE with a rule: finished samples whose label is awaited."""
+        """SAMPLE with a rule, RACE: what has ended and awaits its label."""
         self.parts: dict[TaskId, Task] = {}
         """AGENT: its live step, or its live tool calls."""
         self.tools = 0

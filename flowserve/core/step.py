@@ -99,7 +99,7 @@ from flowserve.ids import EngineId, Seconds
 PLAIN = (Status.READY, Status.RUNNING, Status.COMPLETED)
 """Marks that a story can do without."""
 
-JOINS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT)
+JOINS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.RACE)
 """Kinds whose value is built by a Join."""
 
 

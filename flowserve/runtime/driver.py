@@ -285,7 +285,7 @@ class Driver:
     def _label(self, command: c.Label) -> None:
         run = self.live[command.run]
         task = run.tasks[command.task]
-        label = local.sample_label(run, task, run.frames[command.frame])
+        label = local.label(run, task, run.frames[command.frame])
         self.post(e.SampleLabelled(run.id, command.task, command.frame, label))
 
     def _join(self, command: c.Join) -> None:

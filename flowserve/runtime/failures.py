@@ -42,6 +42,7 @@ _TEXTS: dict[Code, str] = {
     Code.STALLED: "the engine stood still",
     Code.OVERLOADED: "the engine had no room",
     Code.MOVED: "it goes on at another engine",
+    Code.OUTPUT_INVALID: "no result was what valid= asks for",
     Code.REQUEST: "no engine serves the model that the node asks for",
 }
 _BOUNDS = {

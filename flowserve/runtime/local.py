@@ -10,7 +10,7 @@ from flowserve.runtime.frames import Frame
 from flowserve.runtime.run import Run, TaskState
 from flowserve.runtime.votes import Key, answer_key, winner
 
-EVALUATED = frozenset({Kind.COMPUTE, Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP})
+EVALUATED = frozenset({Kind.COMPUTE, Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE})
 """Kinds whose Dispatch is answered at once."""
 
 SHOWN_CHARS = 20_000
@@ -38,6 +38,10 @@ def _sample(run: Run, task: TaskState) -> e.Event:
     return e.Evaluated(run.id, task.id, task.attempt, task.node.limit)
 
 
+def _race(run: Run, task: TaskState) -> e.Event:
+    return e.Evaluated(run.id, task.id, task.attempt, len(task.node.bodies))
+
+
 def _switch(run: Run, task: TaskState) -> e.Event:
     arm = evaluate.choose(task.node, task.frame.arguments(task.node))
     return e.Evaluated(run.id, task.id, task.attempt, arm)
@@ -60,7 +64,14 @@ def _loop_choice(run: Run, task: TaskState) -> e.Event:
     return e.Evaluated(run.id, task.id, task.attempt, int(evaluate.done(plan, task.node, probe)))
 
 
-_BEGIN = {Kind.COMPUTE: _compute, Kind.MAP: _map, Kind.SAMPLE: _sample, Kind.SWITCH: _switch, Kind.LOOP: _loop}
+_BEGIN = {
+    Kind.COMPUTE: _compute,
+    Kind.MAP: _map,
+    Kind.SAMPLE: _sample,
+    Kind.SWITCH: _switch,
+    Kind.LOOP: _loop,
+    Kind.RACE: _race,
+}
 
 
 def frame_params(task: TaskState, index: int) -> tuple[Any, ...]:
@@ -83,8 +94,10 @@ def join(run: Run, task: TaskState, frames: list[Frame]) -> e.Event:
         value = [frame.result() for frame in frames]
     elif kind is Kind.SAMPLE:
         value = _vote(run, task, [frame.result() for frame in frames])
-    elif kind is Kind.SWITCH:
+    elif kind is Kind.SWITCH or (kind is Kind.RACE and task.node.limit == 1):
         value = frames[0].result()
+    elif kind is Kind.RACE:
+        value = [frame.result() for frame in frames]
     elif kind is Kind.LOOP:
         value = frames[-1].result() if frames else task.state
     else:
@@ -99,8 +112,12 @@ def _vote(run: Run, task: TaskState, results: list[Any]) -> Any:
     return results[winner([_key(run, task, result) for result in results])]
 
 
-def sample_label(run: Run, task: TaskState, frame: Frame) -> int:
-    """The answer class of a finished sample: equal answers share a small integer, unusable ones are -1."""
+def label(run: Run, task: TaskState, frame: Frame) -> int:
+    """The answer class of a finished sample: equal answers share a small integer, unusable ones are -1. Of the arm of a
+    race 0 if its result counts, else -1."""
+    if task.node.kind is Kind.RACE:
+        plan = run.program.plan
+        return 0 if evaluate.counts(plan, plan.blocks[frame.block], frame) else -1
     key = _key(run, task, frame.result())
     if key is None:
         return -1

@@ -213,7 +213,7 @@ class Run:
 
 
 _CONTAINERS = frozenset(
-    k.name.lower() for k in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC)
+    k.name.lower() for k in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC, Kind.RACE)
 )
 
 

@@ -30,7 +30,7 @@ from flowserve.sim.services import Chaos, Services
 
 FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS = range(100, 109)
 """What a draw is for."""
-NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP)
+NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE)
 """Kinds whose Dispatch is answered by Evaluated."""
 CALL_FAILURES = (Code.ENGINE, Code.OUTPUT_INVALID, Code.TIMEOUT, Code.ENGINE, Code.REQUEST)
 

@@ -101,6 +101,9 @@ class PlanBuilder:
     def switch(self, bodies: Sequence[int], *deps: int, name: str = "", **fields: Any) -> int:
         return self.add(Kind.SWITCH, deps, name, bodies=bodies, **fields)
 
+    def race(self, bodies: Sequence[int], *deps: int, name: str = "", limit: int = 1, **fields: Any) -> int:
+        return self.add(Kind.RACE, deps, name, bodies=bodies, limit=limit, **fields)
+
     def loop(self, body: int, *deps: int, name: str = "", limit: int = 3, **fields: Any) -> int:
         return self.add(Kind.LOOP, deps, name, bodies=(body,), limit=limit, **fields)
 
@@ -240,7 +243,7 @@ def _random_block(b: PlanBuilder, rnd: Random, models: Sequence[str], block: int
         kind = rnd.choice(kinds)
         bodies: list[int] = []
         if kind not in LEAVES:
-            for _ in range(rnd.randint(1, 3) if kind in (Kind.SWITCH, Kind.DYNAMIC) else 1):
+            for _ in range(rnd.randint(1, 3) if kind in (Kind.SWITCH, Kind.DYNAMIC, Kind.RACE) else 1):
                 bodies.append(b.block())
         made.append(_random_node(b, rnd, models, kind, bodies, deps, {"block": block, **_random_fields(rnd)}))
         for body in bodies:
@@ -283,6 +286,8 @@ def _random_node(
             return b.sample(bodies[0], *deps, limit=rnd.randint(1, 4), rule=rule, args=args, **fields)
         case Kind.SWITCH:
             return b.switch(bodies, *deps, **fields)
+        case Kind.RACE:
+            return b.race(bodies, *deps, limit=rnd.randint(1, len(bodies)), **fields)
         case Kind.LOOP:
             return b.loop(bodies[0], *deps, limit=rnd.randint(1, 3), **fields)
         case Kind.DYNAMIC:

@@ -96,6 +96,8 @@ class NodeModel:
     """DYNAMIC: calls."""
     agree: float = 0.7
     """SAMPLE: share of samples that give the usual answer."""
+    valid: float = 0.9
+    """RACE: share of arms whose result counts."""
     seconds: Dist | None = None
     """TOOL, SEARCH, and an AGENT's tools: of one execution. None: as services say."""
 
@@ -163,6 +165,8 @@ class Modelled:
                 return _weighted(model.arms or (1.0,) * len(node.bodies), uniform(mix(own, ARM)), len(node.bodies))
             case Kind.LOOP:
                 return int(index > 0 and uniform(mix(own, STOP, index)) < model.stop)
+            case Kind.RACE:
+                return len(node.bodies)
             case _:
                 return node.limit
 
@@ -177,6 +181,8 @@ class Modelled:
 
     def label(self, node: Node, key: int, index: int) -> int:
         own = mix(key, node.id, LABEL, index)
+        if node.kind is Kind.RACE:
+            return 0 if uniform(own) < self.by_node[node.id].valid else -1
         return 0 if uniform(own) < self.by_node[node.id].agree else 1 + own % 3
 
     def seconds(self, node: Node, key: int, index: int) -> Seconds | None:

@@ -28,6 +28,8 @@ def repeatable(node: NodeDecl) -> bool:
             return True
         case Kind.TOOL | Kind.AGENT | Kind.DYNAMIC:
             return node.cache
+        case Kind.RACE:
+            return False  # who comes first may differ
         case _:
             return all(repeatable(inner) for body in node.bodies for inner in body.nodes)
 

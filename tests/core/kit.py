@@ -98,6 +98,9 @@ class PlanBuilder:
     def switch(self, bodies: Sequence[int], *deps: int, **fields: Any) -> NodeId:
         return self.add(Kind.SWITCH, deps, bodies=bodies, **fields)
 
+    def race(self, bodies: Sequence[int], *deps: int, limit: int = 1, **fields: Any) -> NodeId:
+        return self.add(Kind.RACE, deps, bodies=bodies, limit=limit, **fields)
+
     def loop(self, body: int, *deps: int, limit: int = 3, **fields: Any) -> NodeId:
         return self.add(Kind.LOOP, deps, bodies=(body,), limit=limit, **fields)
 
@@ -483,7 +486,7 @@ class Driver(Bench):
             attempt = self.state.runs[command.run].tasks[command.parent].attempt
             parent.dispatch = c.Dispatch(command.run, command.parent, node.id, command.frame, attempt)
             assert command.index < node.limit and command.last == (command.index == node.limit - 1)
-        elif command.role is Role.NODE and node.kind in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP):
+        elif command.role is Role.NODE and node.kind in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE):
             owes = "number"
         view.work[command.task] = Work(command, node, owes)
         if command.engine is not None:
@@ -576,6 +579,7 @@ class Driver(Bench):
                 Kind.SAMPLE: lambda: node.limit,
                 Kind.SWITCH: lambda: rnd.randrange(len(node.bodies)),
                 Kind.LOOP: lambda: rnd.randint(0, 1),
+                Kind.RACE: lambda: len(node.bodies),
             }[node.kind]()
             self.feed(e.Evaluated(run, task, attempt, choice))
             return
@@ -601,7 +605,7 @@ class Driver(Bench):
             return True
         owed = self.owed()
         labels = [label for view in self.views.values() for label in view.labels]
-        if labels and self.rnd.random() < 0.5:
+        if labels and (not owed or self.rnd.random() < 0.5):
             label = self.rnd.choice(labels)
             self.views[label.run].labels.remove(label)
             self.feed(e.SampleLabelled(label.run, label.task, label.frame, self.rnd.randint(-1, 1)))
@@ -729,7 +733,7 @@ def _random_block(builder: PlanBuilder, rnd: Random, block: int, depth: int) -> 
             fields["timeout_s"] = rnd.choice([0.5, 3.0])
         bodies: list[int] = []
         if kind >= Kind.MAP and kind is not Kind.AGENT:
-            for _ in range(rnd.randint(1, 3) if kind in (Kind.SWITCH, Kind.DYNAMIC) else 1):
+            for _ in range(rnd.randint(1, 3) if kind in (Kind.SWITCH, Kind.DYNAMIC, Kind.RACE) else 1):
                 bodies.append(builder.block())
                 _random_block(builder, rnd, bodies[-1], depth + 1)
         made.append(_random_node(builder, rnd, kind, bodies, deps, fields))
@@ -753,6 +757,8 @@ def _random_node(
             return builder.sample(bodies[0], *deps, n=rnd.randint(1, 4), rule=rule, args=args, **fields)
         case Kind.SWITCH:
             return builder.switch(bodies, *deps, **fields)
+        case Kind.RACE:
+            return builder.race(bodies, *deps, limit=rnd.randint(1, len(bodies)), **fields)
         case Kind.LOOP:
             return builder.loop(bodies[0], *deps, limit=rnd.randint(1, 3), **fields)
         case Kind.DYNAMIC:

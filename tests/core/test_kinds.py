@@ -1,6 +1,7 @@
 """The exact commands for each kind of node, from its readiness to its value."""
 
 from types import ModuleType
+from typing import Any
 
 from flowserve.core.events import Code
 
@@ -359,3 +360,98 @@ def test_nested_frames_are_cancelled_from_the_inside(kit: ModuleType) -> None:
         "close 1",
         "return 1 call 0 error tool",
     ]
+
+
+# --- races ------------------------------------------------------------------------------------------------------------
+
+
+def race(kit: ModuleType, arms: int = 3, limit: int = 1, **fields: Any) -> Any:
+    """A race of single calls, and a call that reads it."""
+    b = kit.PlanBuilder()
+    bodies = [b.block() for _ in range(arms)]
+    node = b.race(bodies, limit=limit, **fields)
+    for body in bodies:
+        b.llm(block=body)
+    b.llm(node)
+    bench = kit.Bench(window=arms)
+    bench.submit(b.build())
+    return bench
+
+
+def test_the_first_arm_that_counts_ends_the_others_at_their_engines(kit: ModuleType) -> None:
+    bench = race(kit)
+    assert [line for line in kit.brief(bench.evaluate(1, 3)) if line.startswith(("open", "dispatch"))] == [
+        "open 1 block 1 for 1[0]",
+        "open 2 block 2 for 1[1]",
+        "open 3 block 3 for 1[2]",
+        "dispatch 2 at e0",
+        "dispatch 3 at e0",
+        "dispatch 4 at e0",
+    ]
+    assert kit.brief(bench.finish(3)) == ["completed 3", "label 1 frame 2"]
+    assert kit.brief(bench.label(1, 2, 0)) == [
+        "cancel 2 at e0",
+        "cancelled 2",
+        "close 1",
+        "cancel 4 at e0",
+        "cancelled 4",
+        "close 3",
+        "join 1 of [2]",
+    ]
+    assert kit.brief(bench.finish(1)) == ["close 2", "completed 1", "ready 5", "running 5", "dispatch 5 at e0"]
+
+
+def test_an_arm_that_fails_or_does_not_count_is_out_and_the_next_may_win(kit: ModuleType) -> None:
+    bench = race(kit)
+    bench.evaluate(1, 3)
+    assert "failed 2 engine" in kit.brief(bench.fail(2, Code.ENGINE))
+    assert kit.brief(bench.finish(3)) == ["completed 3", "label 1 frame 2"]
+    assert kit.brief(bench.label(1, 2, -1)) == ["close 2"]
+    assert kit.brief(bench.finish(4)) == ["completed 4", "label 1 frame 3"]
+    assert kit.brief(bench.label(1, 3, 0)) == ["join 1 of [3]"]
+
+
+def test_a_race_fails_when_no_arm_is_left(kit: ModuleType) -> None:
+    bench = race(kit, arms=2)
+    bench.evaluate(1, 2)
+    bench.fail(2, Code.ENGINE)
+    bench.finish(3)
+    assert kit.brief(bench.label(1, 2, -1))[-2:] == ["failed 1 output_invalid", "fail r failed by 1 output_invalid"]
+    bench = race(kit, arms=2)
+    bench.evaluate(1, 2)
+    bench.fail(2, Code.ENGINE)
+    assert kit.brief(bench.fail(3, Code.TOOL))[-1] == "fail r failed by 3 tool"
+
+
+def test_a_quorum_joins_the_first_so_many_and_drops_one_that_ended_too_late(kit: ModuleType) -> None:
+    bench = race(kit, limit=2)
+    bench.evaluate(1, 3)
+    bench.finish(4)
+    bench.finish(2)
+    bench.finish(3)
+    assert kit.brief(bench.label(1, 3, 0)) == []
+    assert kit.brief(bench.label(1, 1, 0)) == ["close 2", "join 1 of [1, 3]"]
+    assert bench.label(1, 2, 0) == [], "it is too late"
+    assert bench.state.stale == 1
+
+
+def test_a_quorum_that_cannot_be_reached_ends_what_is_at_work(kit: ModuleType) -> None:
+    bench = race(kit, limit=2)
+    bench.evaluate(1, 3)
+    bench.finish(2)
+    bench.label(1, 1, 0)
+    bench.fail(3, Code.ENGINE)
+    out = kit.brief(bench.fail(4, Code.ENGINE))
+    assert out[-1] == "fail r failed by 4 engine" and "close 1" in out
+
+
+def test_a_race_with_another_number_of_arms_is_our_mistake(kit: ModuleType) -> None:
+    assert kit.brief(race(kit).evaluate(1, 2))[-1] == "fail r failed by 1 internal"
+
+
+def test_the_first_of_a_race_is_expected_to_take_as_long_as_its_shortest_arm(kit: ModuleType) -> None:
+    from flowserve.graphs.analysis import expanded_s
+
+    b = kit.PlanBuilder()
+    b.race([b.block() for _ in range(3)], limit=2)
+    assert expanded_s(b.build().nodes[0], 1.0, [5.0, 1.0, 3.0]) == 3.0

@@ -198,7 +198,7 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("rag", "body/nodes/0/name", "answer", "a second node of that name"),
         ("rag", "body/nodes/0/index", ..., "the name of an index"),
         ("rag", "body/params", ["q"], "the parameters that input describes"),
-        ("rag", "body/until", {"const": True}, "until in the body of a loop only"),
+        ("rag", "body/until", {"const": True}, "until in the bodies of loops and races only"),
         ("rag", "llms/answer/prompt/user", "{{ x }}", "{{ x }}, but there are: "),
         ("rag", "llms/answer/prompt/user", "{% for %}", "Jinja2 syntax"),
         ("rag", "llms/answer/prompt/history", "h", "history: the name of a parameter"),
