@@ -124,6 +124,7 @@ class Engine:
         "down_since",
         "drain",
         "drain_until",
+        "first_at",
         "health",
         "id",
         "kv_used",
@@ -134,7 +135,8 @@ class Engine:
         "pace",
         "pause_until",
         "preemptions",
-        "prefill_s",
+        "prefill_seconds",
+        "prefill_tokens",
         "probe_until",
         "progress_at",
         "queue",
@@ -212,8 +214,12 @@ class Engine:
         self.span_tokens: Tokens = 0
         self.step_time = StepTime()
         """How its steps grow with its batch."""
-        self.prefill_s: Seconds = 0.0
-        """Seconds per prompt token from dispatch to first token, a running mean; 0: none seen."""
+        self.prefill_seconds: Seconds = 0.0
+        """From a call's dispatch, or the first token of another call after it, to its first token; summed, older ones fading."""
+        self.prefill_tokens = 0.0
+        """Of these calls: prompt tokens that it computed; likewise."""
+        self.first_at: Seconds = 0.0
+        """When a call had its first token last."""
         self.progress_at: Seconds = 0.0
         """When it was last seen to compute, or last got work."""
         self.longest_pause: Seconds = 0.0
@@ -237,6 +243,11 @@ class Engine:
         """Restart was sent, and is not answered."""
         self.timer: Timer | None = None
         """Fires at the next time that matters to it; None: none does."""
+
+    @property
+    def prefill_s(self) -> Seconds:
+        """Per prompt token; 0: not known."""
+        return self.prefill_seconds / self.prefill_tokens if self.prefill_tokens else 0.0
 
     @property
     def up(self) -> bool:

@@ -84,7 +84,7 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
     computed(engine, now)
     push_out(engine, call, False)
     if call.last_at is None:
-        _learn_prefill(engine, call, now - call.began_at)
+        _learn_prefill(engine, call, now)
         engine.backlog -= call.prefill
         call.prefill = 0
         state.stirred = True
@@ -117,9 +117,13 @@ def finished(state: SchedulerState, task: Task, tokens_out: Tokens) -> None:
         state.output_share = (1 - LEARNING) * state.output_share + LEARNING * share
 
 
-def _learn_prefill(engine: Engine, call: ModelCall, seconds: Seconds) -> None:
+def _learn_prefill(engine: Engine, call: ModelCall, now: Seconds) -> None:
+    """By sums, and from the first token of another call where that came later than the dispatch: prompts that are there at one
+    time are computed one after the other, or several in one step, and all but the first would count the others' time."""
+    since, engine.first_at = max(call.began_at, engine.first_at), now
     if call.prefill >= LEARNABLE_TOKENS:
-        engine.prefill_s = _mean(engine.prefill_s, seconds / call.prefill)
+        engine.prefill_seconds = (1 - LEARNING) * engine.prefill_seconds + now - since
+        engine.prefill_tokens = (1 - LEARNING) * engine.prefill_tokens + call.prefill
 
 
 def _learn_pace(engine: Engine, call: ModelCall, count: Tokens, now: Seconds) -> bool:

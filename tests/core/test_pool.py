@@ -136,6 +136,22 @@ def test_prompts_wait_outside_when_enough_of_them_wait_inside(kit: ModuleType) -
     assert where(bench.tokens(1, run="r0")) == [("r2", "e0")]
 
 
+def test_prompts_that_wait_for_each_other_do_not_make_an_engine_look_slow(kit: ModuleType) -> None:
+    bench = pool(kit, engines=1, window=16)
+    for number in range(5):
+        bench.submit(calls(kit), f"r{number}")
+        bench.measured(1, 100, run=f"r{number}")
+    for number in range(5):
+        bench.tokens(1, run=f"r{number}", after=0.1)
+    assert bench.state.engines[EngineId("e0")].prefill_s == pytest.approx(0.001)
+    for number in range(5, 10):
+        bench.submit(calls(kit), f"r{number}")
+        bench.measured(1, 100, run=f"r{number}")
+    for number in range(5, 10):
+        bench.tokens(1, run=f"r{number}", after=0.5 if number == 5 else 0.0)
+    assert bench.state.engines[EngineId("e0")].prefill_s == pytest.approx(0.001, rel=0.2), "of one step"
+
+
 def test_calls_wait_while_the_memory_they_need_is_not_there(kit: ModuleType) -> None:
     bench = pool(kit, engines=1, window=16, facts={"kv_tokens": 1000})
     sizes = {"a": 500, "b": 300, "c": 400, "d": 50}
