@@ -24,7 +24,7 @@ WAIT, AGAIN, PREFILL, DECODE, TOOL, SEARCH, OWN = (
     "search",
     "expressions and code",
 )
-WHAT = (WAIT, AGAIN, PREFILL, DECODE, TOOL, SEARCH, OWN)
+WHAT: tuple[str, ...] = (WAIT, AGAIN, PREFILL, DECODE, TOOL, SEARCH, OWN)
 """What a piece of time was spent on. To the first token: the engine's own queue and the prompt."""
 
 
