@@ -115,17 +115,17 @@ class Explanation:
     def _backwards(self) -> "list[Piece]":
         line = self.timeline
         found: list[Piece] = []
-        until = line.ended
+        until, order = line.ended, 1 << 62
         task = line.last if line.last is not None else self._unfinished()
         while task is not None:
             span = line.spans[task]
-            turn = next((turn for turn in reversed(span.turns) if turn.at <= until), None)
+            turn = next((turn for turn in reversed(span.turns) if turn.order < order), None)
             if turn is not None:
                 found += [Piece(span, OWN, turn.at, until)] if until > turn.at else []
-                task, until = turn.cause, turn.at
+                task, until, order = turn.cause, turn.at, turn.order
             else:
                 found += reversed(pieces(span, until))
-                task, until = span.cause, span.ready
+                task, until, order = span.cause, span.ready, span.order
         if until > 0 and found:
             found.append(Piece(found[-1].span, WAIT, 0.0, until))
         return found
@@ -186,7 +186,7 @@ class _Float:
     def all(self) -> dict[TaskId, Seconds]:
         """Of tasks that ended well. Latest first, so that what follows a task is known before it."""
         done = [s for s in self.line.spans.values() if s.status is Status.COMPLETED]
-        return {s.task: self.of(s.task) for s in sorted(done, key=lambda s: (-self._end(s), -s.task))}
+        return {s.task: self.of(s.task) for s in sorted(done, key=lambda s: -s.end_order)}
 
     def of(self, task: TaskId) -> Seconds:
         if task not in self._known:
@@ -199,13 +199,13 @@ class _Float:
             return self._in_agent(span, self.line.spans[span.parent], end)
         readers = self._readers.get((span.frame, span.node.id), [])
         # And what began in its place, where only so many may work at once.
-        after = [s for s in self._let.get(span.task, ()) if s.frame != span.frame and s.ready >= end]
+        after = [s for s in self._let.get(span.task, ()) if s.frame != span.frame and s.order >= span.end_order]
         if readers or after:
             return self._before(readers + after, end)
         owner = self.line.frames[span.frame][1]
         if owner is None:
             return max(0.0, self.line.ended - end)
-        return self._in_frames(self.line.spans[owner], end)
+        return self._in_frames(span, self.line.spans[owner], end)
 
     def _before(self, following: list[Span], end: Seconds) -> Seconds:
         return min(self.of(s.task) + max(0.0, s.ready - end) for s in following)
@@ -214,18 +214,19 @@ class _Float:
         """A step holds up the tools that it calls, a tool the step after it, the last step the agent."""
         following = [s for s in self._let.get(span.task, ()) if s.parent == agent.task]
         if not following and span.role is Role.TOOL:
-            steps = [s for s in self._parts.get(agent.task, ()) if s.role is Role.STEP and s.ready >= end]
-            following = sorted(steps, key=lambda s: s.ready)[:1]
+            steps = [s for s in self._parts.get(agent.task, ()) if s.role is Role.STEP and s.order >= span.end_order]
+            following = sorted(steps, key=lambda s: s.order)[:1]
         return self._before(following, end) if following else self._until(agent, end)
 
-    def _in_frames(self, owner: Span, end: Seconds) -> Seconds:
+    def _in_frames(self, span: Span, owner: Span, end: Seconds) -> Seconds:
         """The end of a frame holds up what its owner lets begin next, or else the owner's end."""
         if owner.node.kind in (Kind.LOOP, Kind.DYNAMIC):
-            turns = [*(turn.at for turn in owner.turns if turn.at >= end), self._end(owner)]
-            for at, until in pairwise(turns):
-                following = [s for s in self._let.get(owner.task, ()) if at <= s.ready <= until]
+            turns = [turn for turn in owner.turns if turn.order >= span.end_order]
+            bounds = [*(turn.order for turn in turns), owner.end_order]
+            for turn, (begin, until) in zip(turns, pairwise(bounds), strict=True):
+                following = [s for s in self._let.get(owner.task, ()) if begin <= s.order < until]
                 if following:
-                    return min(self.of(s.task) for s in following) + at - end
+                    return min(self.of(s.task) for s in following) + turn.at - end
         return self._until(owner, end)
 
     def _until(self, owner: Span, end: Seconds) -> Seconds:

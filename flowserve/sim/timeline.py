@@ -25,12 +25,14 @@ class Turn:
     """Something inside a task let it go on: a join, one more round, an answered call."""
 
     at: Seconds
+    order: int
     cause: TaskId
 
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """A task. Times are seconds since the run was submitted."""
+    """A task. Times are seconds since the run was submitted; orders are numbers of events of the log, since several may have one
+    time."""
 
     task: TaskId
     node: Node
@@ -38,6 +40,8 @@ class Span:
     role: Role
     frame: FrameId
     ready: Seconds
+    order: int
+    """Of the event that let it begin."""
     cause: TaskId | None
     """What it waited for last; None: for nothing of its run."""
     parent: TaskId | None = None
@@ -49,6 +53,8 @@ class Span:
     first: Seconds | None = None
     """First token since."""
     ended: Seconds | None = None
+    end_order: int = 1 << 62
+    """Of the event that ended it."""
     status: Status = Status.READY
     engine: str | None = None
     tokens_in: Tokens = 0
@@ -116,7 +122,7 @@ def timeline(lines: Iterable[str], run: RunId) -> Timeline:
     found: Timeline | None = None
     others: list[RunId] = []
     now = 0.0
-    for now, event in events:
+    for order, (now, event) in enumerate(events):
         if isinstance(event, e.RunSubmitted):
             if event.run == run:
                 found = Timeline(run, event.plan, config.policy, event.tier, now)
@@ -131,7 +137,7 @@ def timeline(lines: Iterable[str], run: RunId) -> Timeline:
         _note_event(found, event, now - found.at)
         for command in step(state, event, now):
             if getattr(command, "run", None) == run:
-                _note_command(found, command, cause, now - found.at)
+                _note_command(found, command, cause, now - found.at, order)
     if found is None:
         raise UnknownName("run", run, others[-20:])
     if found.status == "running":
@@ -155,12 +161,12 @@ def _note_event(found: Timeline, event: e.Event, at: Seconds) -> None:
         span.tokens_out = event.tokens_out or span.tokens_out
 
 
-def _note_command(found: Timeline, command: c.Command, cause: TaskId | None, at: Seconds) -> None:
+def _note_command(found: Timeline, command: c.Command, cause: TaskId | None, at: Seconds, order: int) -> None:
     match command:
         case c.OpenFrame():
             found.frames[command.frame] = (command.block, command.task, command.parent, command.index)
         case c.Mark() if command.task is not None:
-            _note_mark(found, command, command.task, cause, at)
+            _note_mark(found, command, command.task, cause, at, order)
         case c.Dispatch():
             span = found.spans[command.task]
             span.begun = at if span.begun is None else span.begun
@@ -170,7 +176,7 @@ def _note_command(found: Timeline, command: c.Command, cause: TaskId | None, at:
                 span.first, span.tokens_out = None, 0
         case c.Join() | c.Evaluate() | c.Label() | c.Return():
             if cause is not None and cause != command.task:
-                found.spans[command.task].turns.append(Turn(at, cause))
+                found.spans[command.task].turns.append(Turn(at, order, cause))
         case c.Complete():
             found.status, found.ended, found.last = "completed", at, cause
         case c.Fail():
@@ -182,14 +188,14 @@ def _note_command(found: Timeline, command: c.Command, cause: TaskId | None, at:
             pass
 
 
-def _note_mark(found: Timeline, mark: c.Mark, task: TaskId, cause: TaskId | None, at: Seconds) -> None:
+def _note_mark(found: Timeline, mark: c.Mark, task: TaskId, cause: TaskId | None, at: Seconds, order: int) -> None:
     span = found.spans.get(task)
     if span is None:
         if mark.node is None or mark.frame is None:
             return
         node = found.plan.nodes[mark.node]
         label = found.label(node, mark.frame, mark.role, mark.index)
-        span = found.spans[task] = Span(task, node, label, mark.role, mark.frame, at, cause)
+        span = found.spans[task] = Span(task, node, label, mark.role, mark.frame, at, order, cause)
     span.status = mark.status
     if mark.status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED):
-        span.ended = at
+        span.ended, span.end_order = at, order

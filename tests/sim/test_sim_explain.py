@@ -226,3 +226,33 @@ async def test_a_cancelled_run_is_explained_up_to_its_end() -> None:
     assert list(dict.fromkeys(piece.span.label for piece in found.path)) == ["look", "say"]
     assert found.path[-1].what == "to the first token"
     assert sum(found.shares.values()) == pytest.approx(found.timeline.ended)
+
+
+def test_work_that_takes_no_time_at_all_is_walked_through() -> None:
+    """Rounds of expressions begin and end at one time of the log."""
+    from random import Random
+
+    from flowserve.core.config import Config
+    from flowserve.sim.chance import mix
+    from flowserve.sim.dist import Dist
+    from flowserve.sim.drive import Arrival, Drive
+    from flowserve.sim.engine import EngineSpec
+    from flowserve.sim.plans import random_plan
+    from flowserve.sim.programs import Modelled
+    from flowserve.sim.services import Services
+
+    explained = 0
+    for seed in range(60):
+        plan = random_plan(Random(seed), [])
+        lines: list[str] = []
+        arrival = Arrival(0.0, Modelled(plan, seed=seed), plan, mix(seed))
+        free = Services(tool=Dist(0.0), search=Dist(0.0))
+        Drive(
+            Config(measure=True), [(EngineSpec(), ("",))], iter([arrival]), services=free, log_line=lines.append
+        ).run()
+        for run, seconds in runs_of(lines).items():
+            found = Explanation(timeline(lines, run))
+            assert sum(found.shares.values()) == pytest.approx(seconds)
+            assert all(-1e-9 <= slack <= seconds + 1e-9 for slack in found.slack.values())
+            explained += 1
+    assert explained > 30
