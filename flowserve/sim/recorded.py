@@ -2,7 +2,7 @@
 
 The log holds events only; the commands that they answer come from replaying it (`core/log.py`). An answer is remembered by its
 place in the run's tree of frames, not by the task's number, so that it is found again when another policy changes the order.
-What a run did not live to do is drawn from models.
+What a run did not live to do is drawn from models; of a call that was cancelled its prompt is known.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from flowserve.core.log import read
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.graphs.plan import Kind, Node, Plan
-from flowserve.ids import FrameId, RunId, Seconds, TaskId
+from flowserve.ids import FrameId, RunId, Seconds, TaskId, Tokens
 from flowserve.sim.chance import mix
 from flowserve.sim.drive import Arrival
 from flowserve.sim.programs import Modelled, Size
@@ -30,6 +30,10 @@ class Answers:
     """What the nodes of one run did."""
 
     sizes: dict[Place, Size] = field(default_factory=dict)
+    begun: dict[Place, e.Measured] = field(default_factory=dict)
+    """Calls whose prompt is known, whether they were lived to the end or not."""
+    written: dict[Place, Tokens] = field(default_factory=dict)
+    """Tokens of output that were seen of them."""
     choices: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     tools: dict[Place, int] = field(default_factory=dict)
     calls: dict[tuple[int, int], list[int]] = field(default_factory=dict)
@@ -46,8 +50,17 @@ class FromLog:
     otherwise: Modelled
 
     def size(self, node: Node, key: int, role: Role, index: int, talk: int) -> Size:
-        found = self.answers.sizes.get((key, node.id, role, index))
-        return found if found is not None else self.otherwise.size(node, key, role, index, talk)
+        place = (key, node.id, role, index)
+        found = self.answers.sizes.get(place)
+        if found is not None:
+            return found
+        drawn = self.otherwise.size(node, key, role, index, talk)
+        begun = self.answers.begun.get(place)
+        if begun is None:
+            return drawn
+        output = max(drawn.output, self.answers.written.get(place, 0))
+        limit = begun.limit or output
+        return Size(begun.tokens, min(output, limit), limit, begun.prefix, begun.on_loss)
 
     def ended(self, node: Node, talk: int, size: Size) -> None:
         pass
@@ -159,6 +172,9 @@ def _note_event(run: _Run, event: e.Event, now: Seconds) -> None:
         return
     if isinstance(event, e.Measured):
         run.measured[event.task] = event
+        answers.begun.setdefault(place, event)
+    elif isinstance(event, e.TokensProduced):
+        answers.written[place] = answers.written.get(place, 0) + event.count
     elif isinstance(event, e.Evaluated):
         answers.choices.setdefault(place[:2], []).append(event.choice)
     elif isinstance(event, e.Called):

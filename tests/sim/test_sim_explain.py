@@ -9,6 +9,7 @@ import pytest
 
 import flowserve as fs
 from flowserve.core.commands import Status
+from flowserve.engines.base import Call
 from flowserve.engines.fake import FakeEngine
 from flowserve.errors import ConfigError, EngineError, RunError, UnknownName
 from flowserve.ids import RunId
@@ -168,7 +169,11 @@ WORKFLOWS: list[Callable[[str], Any]] = [serial, fan, rounds, votes, either, tal
 
 async def live(workflow: fs.Workflow[..., Any], replies: Any) -> tuple[list[str], RunId]:
     lines: list[str] = []
-    engine = FakeEngine(replies, delays=lambda call: 0.01 + 0.01 * (len(engine.calls) % 3), token_delay_s=0.001)
+
+    def delay(call: Call) -> float:
+        return float("inf") if call.meta["node"] == "hang" else 0.01 + 0.01 * (len(engine.calls) % 3)
+
+    engine = FakeEngine(replies, delays=delay, token_delay_s=0.001)
     runtime = Runtime([engine], log_line=lines.append)
     await runtime.start()
     try:
@@ -256,3 +261,26 @@ def test_work_that_takes_no_time_at_all_is_walked_through() -> None:
             assert all(-1e-9 <= slack <= seconds + 1e-9 for slack in found.slack.values())
             explained += 1
     assert explained > 30
+
+
+@fs.llm(max_tokens=32)
+def hang(text: str) -> str:
+    fs.prompt("Think for ever about this: {{ text }}")
+
+
+def hasty(text: str) -> str:
+    return fs.race(lambda: say(text), lambda: hang(text))
+
+
+async def test_a_call_that_was_cancelled_comes_back_with_the_prompt_that_it_had() -> None:
+    from flowserve.sim.recorded import FromLog, recorded_runs
+
+    lines, run = await live(fs.workflow()(hasty), lambda call: "x")
+    found = checked(Explanation(timeline(lines, run)))
+    (lost,) = [span for span in found.work if span.status is Status.CANCELLED]
+    ((_, arrival),) = recorded_runs(lines)
+    assert isinstance(arrival.program, FromLog)
+    answers = arrival.program.answers
+    ((key, node, role, index),) = set(answers.begun) - set(answers.sizes)
+    size = arrival.program.size(arrival.plan.nodes[node], key, role, index, 0)
+    assert arrival.plan.nodes[node].name == "hang" and size.prompt == lost.tokens_in > 5
