@@ -73,6 +73,7 @@ class Workflows:
             raise BadRequest(
                 422, "name_mismatch", f"expected a spec named '{name[:100]}' at this path, got '{program.name[:100]}'"
             )
+        await asyncio.to_thread(lambda: program.rewritten)  # here, so that the first run does not hold up the loop
         new = self._door.adopt(program, tenant)
         return JSON(workflow_out(program.plan), 201 if new else 200, {"location": f"/v1/workflows/{name}"})
 

@@ -1,5 +1,6 @@
 """What passes ask about nodes, and how they put one expression in the place of another."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from flowserve.graphs.declaration import (
@@ -70,6 +71,17 @@ def reads(node: NodeDecl) -> Iterator[Leaf]:
         for inside in blocks(body):
             for expr in expressions(inside):
                 yield from references(expr)
+
+
+def readers(root: BlockDecl) -> Counter[NodeDecl]:
+    """How often the result of each node is read."""
+    return Counter(
+        leaf.node
+        for block in blocks(root)
+        for expr in expressions(block)
+        for leaf in references(expr)
+        if isinstance(leaf, OutputExpr)
+    )
 
 
 def needs(node: NodeDecl) -> set[NodeDecl]:

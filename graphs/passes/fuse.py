@@ -4,8 +4,10 @@ Not where the second half has effects, which would then come before a failure of
 nor where it waits for something that the first half does not wait for.
 """
 
-from flowserve.graphs.declaration import BlockDecl, Declaration, Expr, NodeDecl, OutputExpr, ParamExpr, references
-from flowserve.graphs.passes.facts import ancestors, blocks, expressions, harmless, needs, rewrite_all
+from collections import Counter
+
+from flowserve.graphs.declaration import Declaration, Expr, GetExpr, NodeDecl, OpExpr, OutputExpr, ParamExpr
+from flowserve.graphs.passes.facts import ancestors, blocks, harmless, needs, readers, rewrite_all
 from flowserve.graphs.passes.merge import same_value
 from flowserve.graphs.plan import Kind, Retry
 
@@ -13,28 +15,48 @@ from flowserve.graphs.plan import Kind, Retry
 def fuse(declaration: Declaration) -> list[str]:
     """Join two maps at a time."""
     found = []
+    uses = readers(declaration.root)
     for block in list(blocks(declaration.root)):
         for second in list(block.nodes):
-            first = _joinable(declaration.root, second)
+            first = _joinable(second, uses)
             if first is not None:
                 _join(first, second)
+                uses = readers(declaration.root)
                 found.append(f"{second.name} goes on item by item with {first.name}")
     return found
 
 
-def _joinable(root: BlockDecl, second: NodeDecl) -> NodeDecl | None:
-    """The map whose results `second` maps over, if the two can be one."""
+def _joinable(second: NodeDecl, uses: Counter[NodeDecl]) -> NodeDecl | None:
+    """The map whose results `second` maps over, if the two can be one. `uses`: how often each node is read."""
     if not _plain(second) or not harmless(second):
         return None
     over = [expr.node for _, expr in second.args if isinstance(expr, OutputExpr)]
     for first in over:
         if not _plain(first) or first.block is not second.block or first.concurrency != second.concurrency:
             continue
+        if not _is_short(first.bodies[0].result):
+            continue
+        if uses[first] != sum(_is(expr, first) for _, expr in second.args):
+            continue
         known = [expr for _, expr in first.args]
         aligned = all(_is(expr, first) or any(same_value(expr, k) for k in known) for _, expr in second.args)
-        if aligned and needs(second) - {first} <= ancestors(first) and _only_reader(root, first, second):
+        others = needs(second) - {first}
+        if aligned and (not others or others <= ancestors(first)):
             return first
     return None
+
+
+LONGEST = 8
+"""Fields taken of fields, at most, in a result that stands for an item."""
+
+
+def _is_short(expr: Expr) -> bool:
+    """It will stand wherever the second half reads its item: what is written out there would be multiplied map by map."""
+    for _ in range(LONGEST):
+        if not isinstance(expr, GetExpr):
+            return not isinstance(expr, OpExpr)
+        expr = expr.of
+    return False
 
 
 def _plain(node: NodeDecl) -> bool:
@@ -43,17 +65,6 @@ def _plain(node: NodeDecl) -> bool:
 
 def _is(expr: Expr, node: NodeDecl) -> bool:
     return isinstance(expr, OutputExpr) and expr.node is node
-
-
-def _only_reader(root: BlockDecl, first: NodeDecl, second: NodeDecl) -> bool:
-    """Whether all that reads `first` are whole arguments of `second`."""
-    uses = sum(
-        isinstance(leaf, OutputExpr) and leaf.node is first
-        for block in blocks(root)
-        for expr in expressions(block)
-        for leaf in references(expr)
-    )
-    return uses == sum(_is(expr, first) for _, expr in second.args)
 
 
 def _join(first: NodeDecl, second: NodeDecl) -> None:

@@ -1,8 +1,16 @@
 """What nobody reads is neither waited for nor made."""
 
 from flowserve.graphs import split
-from flowserve.graphs.declaration import AgentDecl, ConstExpr, Declaration, NodeDecl, OutputExpr, references
-from flowserve.graphs.passes.facts import blocks, expressions, harmless
+from flowserve.graphs.declaration import (
+    AgentDecl,
+    BlockDecl,
+    ConstExpr,
+    Declaration,
+    NodeDecl,
+    OutputExpr,
+    references,
+)
+from flowserve.graphs.passes.facts import blocks, harmless, readers, reads
 from flowserve.graphs.plan import LLMSpec, Template
 
 
@@ -38,21 +46,20 @@ def _read(template: Template, name: str) -> bool:
 
 
 def _unread_calls(declaration: Declaration) -> list[str]:
+    uses = readers(declaration.root)
+    gone: set[BlockDecl] = set()
     found: list[str] = []
-    while unread := _unread(declaration):
-        for node in unread:
-            node.block.nodes.remove(node)
-            found.append(f"{node.name} is not called: nothing reads its result")
+    todo = [node for block in blocks(declaration.root) for node in block.nodes if not uses[node]]
+    while todo:
+        node = todo.pop()
+        if node.block in gone or not harmless(node):
+            continue
+        node.block.nodes.remove(node)
+        gone.update(inside for body in node.bodies for inside in blocks(body))
+        found.append(f"{node.name} is not called: nothing reads its result")
+        for leaf in reads(node):
+            if isinstance(leaf, OutputExpr):
+                uses[leaf.node] -= 1
+                if not uses[leaf.node]:
+                    todo.append(leaf.node)
     return found
-
-
-def _unread(declaration: Declaration) -> list[NodeDecl]:
-    every = list(blocks(declaration.root))
-    read = {
-        leaf.node
-        for block in every
-        for expr in expressions(block)
-        for leaf in references(expr)
-        if isinstance(leaf, OutputExpr)
-    }
-    return [node for block in every for node in block.nodes if node not in read and harmless(node)]

@@ -252,6 +252,62 @@ def test_maps_stay_apart_where_somebody_else_reads_the_first_or_the_second_has_e
         assert changes(plan_of(w), "fuse") == [], w.__name__
 
 
+def test_results_that_are_written_out_are_not_multiplied_by_joining_maps() -> None:
+    """Sixty of these would make an expression of 2 ** 60 items."""
+
+    @fs.workflow()
+    def double(item: Any) -> list[Any]:
+        return [item, item]
+
+    def w(items: list[Any]) -> list[Any]:
+        found: Any = items
+        for _ in range(60):
+            found = double.map(found)
+        return found
+
+    assert changes(fs.workflow()(w).program.plan, "fuse") == []
+
+
+def test_a_path_of_fields_does_not_grow_without_end() -> None:
+    @fs.workflow()
+    def inner(item: list[Any]) -> Any:
+        return item[0]
+
+    def w(items: list[Any]) -> list[Any]:
+        found: Any = items
+        for _ in range(100):
+            found = inner.map(found)
+        return found
+
+    after = rewrite(fs.workflow()(w).program.plan, ["fuse"]).plan
+    assert 10 < len(after.nodes) < 20, "eight at a time"
+
+
+@pytest.mark.parametrize("shape", ["chain", "loop", "maps"])
+def test_a_plan_of_hundreds_of_nodes_is_rewritten_whole(shape: str) -> None:
+    """What takes a step per pair of nodes or worse would hold up a server that is sent such a spec."""
+    count = 400
+
+    def w(text: str) -> str:
+        if shape == "loop":
+            return fs.loop(lambda s: join([chained(text), s]), text, max_iters=2)
+        if shape == "maps":
+            items: Any = several(text)
+            for _ in range(count):
+                items = say.map(items)
+            return join(items)
+        chained(text)
+        return say(text)
+
+    def chained(value: str) -> str:
+        for _ in range(count):
+            value = shout(value)
+        return value
+
+    found = rewrite(fs.workflow()(w).program.plan)
+    assert len(found.changes) == (count - 1 if shape == "maps" else count)
+
+
 # --- all together -----------------------------------------------------------------------------------------------------
 
 
