@@ -7,7 +7,7 @@ from typing import Any
 from flowserve.errors import Problem
 from flowserve.graphs.declaration import AgentDecl
 from flowserve.graphs.dynamic import DynamicNode
-from flowserve.graphs.llm import check_form, checked_sampling
+from flowserve.graphs.llm import check_form, check_order, checked_sampling
 from flowserve.graphs.plan import SAMPLING, DynamicSpec, LLMSpec, Span, Template, ToolSpec
 from flowserve.graphs.tool import ToolNode
 
@@ -41,11 +41,12 @@ class Tables:
         params = self._schema(name, data["params"])
         output = self._schema(name, data["output"]) if "output" in data else None
         check_form(name, output, sampling, found)
+        template = self._template(name, data["prompt"], list(params.get("properties", {})))
+        check_order(name, template, sampling, found)
         self.problems.update(dict.fromkeys(found))
         if name in self.outputs:
             self._note(name, "different names for llms and agents", "one name for both", "Rename one.")
         self.outputs[name] = output
-        template = self._template(name, data["prompt"], list(params.get("properties", {})))
         return LLMSpec(name, template, params, output, **sampling)
 
     def _template(self, name: str, prompt: dict[str, str], params: list[str]) -> Template:

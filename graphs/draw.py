@@ -60,7 +60,8 @@ def detail(plan: Plan, node: Node) -> str:
     """The few words beside a node's kind: what it uses, and its bound."""
     match node.kind:
         case Kind.LLM:
-            return f"{plan.llms[node.target].max_tokens} tokens"
+            llm = plan.llms[node.target]
+            return f"{llm.max_tokens} tokens" + (f", {llm.any_order} in any order" if llm.any_order else "")
         case Kind.SEARCH:
             return plan.searches[node.target].index
         case Kind.MAP:

@@ -117,6 +117,7 @@ class LLMNode(Node[P, R]):
         params, output = io_schemas(sig, problems)
         sampling = checked_sampling(name, self.sampling, problems)
         check_form(name, output, sampling, problems)
+        check_order(name, template, sampling, problems)
         if self.settings.cache and sampling.get("temperature", 0) != 0 and sampling.get("seed") is None:
             came = f"cache=True with temperature={sampling['temperature']}"
             problems.append(
@@ -253,6 +254,7 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
         "grammar": ("a Lark grammar or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
         "thinking_budget": ("a number of tokens or None", lambda v: v is None or settings.is_count(v, 0, 1_000_000)),
         "on_loss": (f"None or one of {', '.join(LOSSES)}", lambda v: v is None or v in LOSSES),
+        "any_order": ("the name of a list parameter or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
     }
     good: dict[str, Any] = {}
     for key, given in values.items():
@@ -280,6 +282,24 @@ def check_form(name: str, output: dict[str, Any] | None, sampling: dict[str, Any
         problems.append(Problem(name, "text that another engine can go on with", came, remedy))
 
 
+def check_order(name: str, template: Template, sampling: dict[str, Any], problems: list[Problem]) -> None:
+    """`any_order` names what one top-level loop goes over, and no item is written by its place."""
+    from flowserve.graphs import split
+
+    free = sampling.get("any_order")
+    if free is None:
+        return
+    loops = [span for span in (*template.system, *template.user) if span.kind == "each" and span.over == free]
+    where = f"any_order='{free}'"
+    if len(loops) != 1:
+        expected = f"{where} with one top-level {{% for item in {free} %}} in the prompt"
+        problems.append(Problem(name, expected, f"{len(loops)} of them", "Write that loop, or leave any_order out."))
+    elif "loop" in split.variables(loops[0].text):
+        expected = f"{where} with items that are written alike at every place"
+        remedy = "Write what names an item, such as its id, instead of its number; or leave any_order out."
+        problems.append(Problem(name, expected, "a body that reads 'loop'", remedy))
+
+
 @overload
 def llm(fn: Callable[P, R], /) -> LLMNode[P, R]: ...
 
@@ -301,6 +321,7 @@ def llm(
     grammar: str | None = None,
     thinking_budget: int | None = None,
     on_loss: str | None = None,
+    any_order: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -325,6 +346,7 @@ def llm(
     grammar: str | None = None,
     thinking_budget: int | None = None,
     on_loss: str | None = None,
+    any_order: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -334,7 +356,8 @@ def llm(
     A result type other than `str` makes the model answer in JSON of that type. `retry=2` means two more tries;
     `timeout` is seconds of one try; `quality` is how much approximation is allowed (`exact` is none). `regex` or
     `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
-    is lost: `restart`, `continue` elsewhere, or `fail`.
+    is lost: `restart`, `continue` elsewhere, or `fail`. `any_order` names a list whose `{% for %}` may be written in any
+    order: then a prompt begins as recent ones did, and its answer is the answer to the prompt in that order.
     """
     sampling: dict[str, Any] = {
         "model": model,
@@ -350,6 +373,7 @@ def llm(
         "grammar": grammar,
         "thinking_budget": thinking_budget,
         "on_loss": on_loss,
+        "any_order": any_order,
     }
 
     def declare(fn: Callable[P, R]) -> LLMNode[P, R]:

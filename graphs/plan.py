@@ -252,11 +252,13 @@ class LLMSpec:
     on_loss: str | None = None
     """What becomes of a call that has written something when its engine is lost: `restart`, `continue`, `fail`. None:
     `continue` where that gives what an undisturbed call may give, else `restart`."""
+    any_order: str | None = None
+    """Name of a list parameter whose items may stand in the prompt in any order; None: each list in its own order."""
 
 
 SAMPLING = (
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream", "regex", "grammar",
-    "thinking_budget", "on_loss",
+    "thinking_budget", "on_loss", "any_order",
 )  # fmt: skip
 """Fields of LLMSpec that an author sets by keyword."""
 

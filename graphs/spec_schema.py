@@ -30,6 +30,7 @@ _LLM = _object(
     grammar={"type": ["string", "null"], "minLength": 1, "maxLength": 100_000},
     thinking_budget={"type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000},
     on_loss={"enum": ["restart", "continue", "fail", None]},
+    any_order={"type": ["string", "null"], "minLength": 1, "maxLength": 400},
     params=OBJECT_SCHEMA,
     output=OBJECT_SCHEMA,
     prompt=_object(user={"type": "string"}, system={"type": "string"}, history=NAME),

@@ -27,6 +27,8 @@ class Piece:
 
     text: str
     origin: str
+    free: bool = False
+    """It may change places with the other free pieces, which stand beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,11 @@ class RenderedPrompt:
     user: tuple[Piece, ...]
 
 
-def render(spans: Sequence[Span], values: Mapping[str, Any]) -> list[Piece]:
-    """The pieces of a template for some values; empty ones are left out. Raises ValueInvalid."""
+def render(spans: Sequence[Span], values: Mapping[str, Any], any_order: str | None = None) -> list[Piece]:
+    """The pieces of a template for some values; empty ones are left out, those of the loop over `any_order` are free.
+
+    Raises ValueInvalid.
+    """
     pieces: list[Piece] = []
     size = 0
     start_budget()
@@ -49,22 +54,24 @@ def render(spans: Sequence[Span], values: Mapping[str, Any]) -> list[Piece]:
         elif span.kind == "var":
             found = [Piece(text, VALUE) for text in _render(span.text, values, size)]
         else:
-            found = [Piece(text, CHUNK) for text in _render(_loop(span), values, size)]
+            free = span.over == any_order
+            found = [Piece(text, CHUNK, free) for text in _render(_loop(span), values, size)]
         pieces += [piece for piece in found if piece.text]
         size += sum(len(piece.text) for piece in found)
         _check_size(size)
     return pieces
 
 
-def render_prompt(template: Template, values: Mapping[str, Any]) -> RenderedPrompt:
-    """System text, history and user text of a prompt. Raises ValueInvalid."""
+def render_prompt(template: Template, values: Mapping[str, Any], any_order: str | None = None) -> RenderedPrompt:
+    """System text, history and user text of a prompt; see `render`. Raises ValueInvalid."""
     history: tuple[Message, ...] = ()
     if template.history is not None:
         turns = values.get(template.history)
         if not isinstance(turns, list | tuple):
             raise ValueInvalid(f"expected '{template.history}' to be a list of messages; got {type(turns).__name__}")
         history = tuple(map(message, turns))
-    return RenderedPrompt(tuple(render(template.system, values)), history, tuple(render(template.user, values)))
+    system, user = (tuple(render(spans, values, any_order)) for spans in (template.system, template.user))
+    return RenderedPrompt(system, history, user)
 
 
 def message(value: Any) -> Message:

@@ -22,6 +22,11 @@ def check(file: Path) -> int:
             say(str(error))
             continue
         print(f"{workflow.name}: ok, {len(plan.nodes)} nodes, version {plan.digest[:12]}")
+        for spec in (*plan.llms, *(agent.llm for agent in plan.agents)):
+            if spec.any_order is not None:
+                print(
+                    f"  order: {spec.name} writes '{spec.any_order}' in the order that shares most with recent prompts"
+                )
         for hint in workflow.check():
             print(f"  hint: {hint}")
         for change in workflow.program.rewriting.changes:

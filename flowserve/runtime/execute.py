@@ -9,6 +9,7 @@ import json
 import secrets
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from flowserve.core import events as e
@@ -26,6 +27,7 @@ from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import raised, told_of
+from flowserve.runtime.orders import PromptOrders
 from flowserve.runtime.pool import Pool
 from flowserve.runtime.prompts import Conversation, Prompt, PromptFormats, RawCall
 from flowserve.runtime.records import Choice, Generation
@@ -50,6 +52,7 @@ class Executor:
         self._retrieval = retrieval
         self._on_delta = on_delta
         self._formats = PromptFormats()
+        self._orders = PromptOrders()
 
     # --- model calls ----------------------------------------------------------------------------------------
 
@@ -67,8 +70,14 @@ class Executor:
             format = talk.last_format if last else talk.format
             return self._node_prompt(run, task, talk.spec, talk.messages, format.schema)
         spec = run.program.plan.llms[task.node.target]
-        messages = prompts.template_messages(spec, task.frame.arguments(task.node))
+        messages = self._messages(run, task, spec)
         return self._node_prompt(run, task, spec, messages, spec.output)
+
+    def _messages(self, run: Run, task: TaskState, spec: LLMSpec, instructions: str = "") -> list[PromptMessage]:
+        """What `task` first says to a model. Called once per prompt, on the loop: free pieces go by what was said before."""
+        _, model = prompts.sampling_of(spec, run, task)
+        arranged = partial(self._orders.arranged, run.tenant, (model, instructions))
+        return prompts.template_messages(spec, task.frame.arguments(task.node), arranged, instructions)
 
     def _node_prompt(
         self, run: Run, task: TaskState, spec: LLMSpec, messages: list[PromptMessage], schema: dict[str, Any] | None
@@ -129,7 +138,7 @@ class Executor:
             most, output = spec.max_parallel_tools, spec.llm.output
             format = ToolFormat(prompts.offered(tools), parallel=True, max_parallel=most, output=output)
             last = ToolFormat((), "none", output=output)
-            messages = prompts.template_messages(spec.llm, agent.frame.arguments(agent.node), format.instructions)
+            messages = self._messages(run, agent, spec.llm, format.instructions)
             agent.conversation = Conversation(spec.llm, tools, messages, format, last)
         talk: Conversation = agent.conversation
         return talk

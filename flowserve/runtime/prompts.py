@@ -5,7 +5,7 @@ model's chat format, because each piece is tokenised alone.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from flowserve.engines.chat import ChatFormat, MessageCall, Piece, PromptMessage
 from flowserve.engines.tools import AnswerStream, Tool, ToolFormat
 from flowserve.errors import InputError
 from flowserve.graphs.plan import LLMSpec, ToolSpec
-from flowserve.graphs.template import render_prompt
+from flowserve.graphs.template import RenderedPrompt, render_prompt
 from flowserve.graphs.types import Message
 from flowserve.runtime.run import Run, TaskState
 
@@ -106,10 +106,12 @@ class Conversation:
         return next(i for i, tool in enumerate(self.tools) if tool.name == name)
 
 
-def template_messages(spec: LLMSpec, values: dict[str, Any], instructions: str = "") -> list[PromptMessage]:
-    """The messages that a node's template makes of its arguments: system, history, user."""
+def template_messages(
+    spec: LLMSpec, values: dict[str, Any], arranged: Callable[[RenderedPrompt], RenderedPrompt], instructions: str = ""
+) -> list[PromptMessage]:
+    """The messages that a node's template makes of its arguments: system, history, user. `arranged` orders free pieces."""
     messages = []
-    prompt = render_prompt(spec.template, values)
+    prompt = arranged(render_prompt(spec.template, values, spec.any_order))
     system = [Piece(piece.text, Origin(piece.origin)) for piece in prompt.system]
     if instructions:
         system.append(Piece(("\n\n" if system else "") + instructions, Origin.TEMPLATE))

@@ -65,6 +65,14 @@ def test_check_says_ok_with_the_version() -> None:
     assert done.stdout.startswith("rag: ok")
 
 
+def test_check_names_the_list_whose_order_is_left_to_the_server(tmp_path: Path) -> None:
+    file = tmp_path / "app.py"
+    declared = (EXAMPLES / "rag.py").read_text()
+    file.write_text(declared.replace("max_tokens=64", 'max_tokens=64, any_order="passages"'))
+    shown = flowserve("check", str(file)).stdout
+    assert "order: answer writes 'passages' in the order that shares most with recent prompts" in shown
+
+
 def test_run_prints_the_result_as_json_and_the_nodes_beside_it() -> None:
     target = f"{EXAMPLES / 'branch_and_loop.py'}:essay"
     done = flowserve("run", target, "--input", '{"topic": "tides", "strict": false}', "--engine", "fake")

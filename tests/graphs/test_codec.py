@@ -54,6 +54,24 @@ def test_every_setting_of_a_model_call_survives_the_round_trip(snippets: ModuleT
     assert again.plan.llms[0].on_loss == "fail"
 
 
+def test_a_list_in_any_order_survives_the_round_trip_and_is_checked_in_specs_too(snippets: ModuleType) -> None:
+    @fs.llm(any_order="texts")
+    def say(texts: list[str]) -> str:
+        fs.prompt("{% for t in texts %}{{ t }}{% endfor %}")
+
+    @fs.workflow()
+    def flow(texts: list[str]) -> str:
+        return say(texts)
+
+    document = sent(to_spec(flow.program))
+    del document["version"]
+    assert load(snippets, document).plan == flow.program.plan
+    assert flow.program.plan.llms[0].any_order == "texts"
+    document["llms"]["say"]["prompt"]["user"] = "{% for t in texts %}{{ loop.index }}{{ t }}{% endfor %}"
+    with pytest.raises(GraphError, match="items that are written alike at every place; got a body that reads 'loop'"):
+        load(snippets, document)
+
+
 def test_a_spec_holds_no_code_and_no_import_paths(snippets: ModuleType) -> None:
     text = canonical(to_spec(snippets.dyn.program)) + canonical(to_spec(snippets.research.program))
     for word in ("snippets", "def ", "import", ".py", "lambda"):

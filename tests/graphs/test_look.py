@@ -141,5 +141,15 @@ def test_the_outline_reads_like_the_program(snippets: ModuleType) -> None:
     ]
 
 
+def test_the_outline_says_which_list_may_stand_in_any_order(snippets: ModuleType) -> None:
+    combine = snippets.combine.options(any_order="parts")
+
+    @fs.workflow
+    def w(parts: list[str]) -> str:
+        return combine(parts)
+
+    assert "combine  [llm, 400 tokens, parts in any order]" in w.graph().text
+
+
 def test_every_kind_has_a_colour() -> None:
     assert set(draw.KIND_COLOURS) == set(Kind)

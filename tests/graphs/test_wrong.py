@@ -214,6 +214,8 @@ def test_a_value_kept_from_an_earlier_declaration_is_refused() -> None:
         ({"regex": ""}, "regex= a regular expression or None"),
         ({"thinking_budget": -1}, "thinking_budget= a number of tokens or None"),
         ({"on_loss": "panic"}, "one of restart, continue, fail"),
+        ({"any_order": ""}, "any_order= the name of a list parameter or None"),
+        ({"any_order": "problem"}, "one top-level {% for item in problem %} in the prompt; got 0 of them"),
         ({"regex": "a+"}, "one form of the output at most; got a typed result and regex="),
         (
             {"on_loss": "continue"},
