@@ -5,9 +5,10 @@ what it learns (flowserve/core/estimates.py). Everything here is linear in the s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from flowserve.graphs.plan import AgentSpec, Block, Get, Kind, LLMSpec, Node, Op, Output, Plan, Source
+from flowserve.graphs.plan import AgentSpec, Block, Const, Get, Kind, LLMSpec, Node, Op, Output, Param, Plan, Source
 from flowserve.ids import NodeId, Seconds
 
 LLM_BASE_S = 0.2
@@ -117,17 +118,35 @@ def by_tail(root: Block, tail: Sequence[Seconds]) -> tuple[NodeId, ...]:
     return tuple(sorted(root.nodes, key=lambda i: (-tail[i], i)))
 
 
-def llm_calls_on_path(plan: Plan) -> int:
-    """Model calls one after the other on the longest chain, loops and agents at their bounds."""
-    paths = [0] * len(plan.blocks)
-    local = [0] * len(plan.nodes)
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """Model calls that are made one after the other, loops, agents and dynamics at their bounds."""
+
+    own: tuple[int, ...]
+    """By node: in one execution of it."""
+    rest: tuple[int, ...]
+    """By node: from its start to the end of its block, on the longest chain."""
+    blocks: tuple[int, ...]
+    """By block: on its longest chain."""
+
+
+def llm_chains(plan: Plan) -> Chains:
+    """The longest chains of model calls of a plan."""
+    blocks = [0] * len(plan.blocks)
+    own = [0] * len(plan.nodes)
+    rest = [0] * len(plan.nodes)
     for block in reversed(plan.blocks):
         for place in range(len(block.nodes) - 1, -1, -1):
             i = block.nodes[place]
-            own = _chain(plan.nodes[i], paths)
-            local[i] = own + max((local[d] for d in block.dependents[place]), default=0)
-        paths[block.id] = max((local[i] for i in block.nodes), default=0)
-    return paths[0]
+            own[i] = _chain(plan.nodes[i], blocks)
+            rest[i] = own[i] + max((rest[d] for d in block.dependents[place]), default=0)
+        blocks[block.id] = max((rest[i] for i in block.nodes), default=0)
+    return Chains(tuple(own), tuple(rest), tuple(blocks))
+
+
+def llm_calls_on_path(plan: Plan) -> int:
+    """Model calls one after the other on the longest chain of the whole plan."""
+    return llm_chains(plan).blocks[0]
 
 
 def _chain(node: Node, paths: Sequence[int]) -> int:
@@ -137,19 +156,24 @@ def _chain(node: Node, paths: Sequence[int]) -> int:
     return node.limit if node.kind == Kind.AGENT else longest + (node.kind == Kind.LLM)
 
 
-def outputs_of(source: Source) -> list[NodeId]:
-    """The nodes whose results an expression reads."""
-    found: list[NodeId] = []
+def leaves(source: Source) -> Iterator[Param | Output]:
+    """The parameters and results that an expression reads."""
     stack: list[Source] = [source]
     while stack:
-        s = stack.pop()
-        if isinstance(s, Output):
-            found.append(s.node)
-        elif isinstance(s, Get):
-            stack.append(s.of)
-        elif isinstance(s, Op):
-            stack.extend(s.args)
-    return found
+        match stack.pop():
+            case Param() | Output() as leaf:
+                yield leaf
+            case Get(of):
+                stack.append(of)
+            case Op(_, args):
+                stack.extend(args)
+            case Const():
+                pass
+
+
+def outputs_of(source: Source) -> list[NodeId]:
+    """The nodes whose results an expression reads."""
+    return [leaf.node for leaf in leaves(source) if isinstance(leaf, Output)]
 
 
 def unused(plan: Plan) -> tuple[Node, ...]:

@@ -1,8 +1,7 @@
-"""Advice and pictures."""
+"""Pictures."""
 
 import xml.etree.ElementTree as ET
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -11,54 +10,6 @@ from flowserve.graphs import draw
 from flowserve.graphs.plan import Kind
 
 NAMES = ("rag", "summary", "research", "reason", "essay", "dyn", "route", "many", "chat", "votes")
-
-
-def advice(workflow: Any) -> str:
-    return "\n".join(map(str, workflow.check()))
-
-
-def test_shared_text_after_a_variable_is_advised_against() -> None:
-    @fs.llm
-    def late(question: str, passages: list[fs.Doc]) -> str:
-        fs.prompt("{{ question }}{% for p in passages %}{{ p.text }}{% endfor %}")
-
-    @fs.workflow
-    def w(q: str) -> str:
-        return late(q, fs.Index("i").search(q))
-
-    text = advice(w)
-    assert "Move {{ question }} after the passages of 'passages'" in text
-
-
-def test_passages_outside_of_a_loop_and_unread_parameters_are_found() -> None:
-    @fs.llm
-    def lump(question: str, passages: list[fs.Doc], unread: int) -> str:
-        fs.prompt("{{ passages }}{{ question }}")
-
-    @fs.workflow
-    def w(q: str) -> str:
-        return lump(q, fs.Index("i").search(q), 1)
-
-    text = advice(w)
-    assert "passages 'passages' in a top-level {% for %}" in text
-    assert "'unread' is never read" in text
-
-
-def test_unused_results_open_widths_and_long_chains_are_found(snippets: ModuleType) -> None:
-    @fs.workflow
-    def w(items: list[str]) -> str:
-        snippets.combine(items)
-        return snippets.combine(snippets.summarise.map(items))
-
-    text = advice(w)
-    assert "combine: expected a result that something uses" in text
-    assert "summarise.map: expected a width that is known; got no max_width (up to 10,000 calls)" in text
-    assert "2 one after the other at most" in text
-
-
-def test_a_good_workflow_gets_no_advice(snippets: ModuleType) -> None:
-    assert snippets.rag.check() == ()
-    assert snippets.chat.check() == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
