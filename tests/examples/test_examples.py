@@ -10,7 +10,9 @@ import pytest
 import flowserve as fs
 from flowserve.assemble import load_workflows
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "examples"
+DEMO = ROOT / "flowserve" / "demo" / "workflow.py"
 
 
 def load(name: str) -> ModuleType:
@@ -26,6 +28,13 @@ def test_every_example_compiles_and_says_what_it_shows(file: Path) -> None:
     (workflow,) = load_workflows(file)
     assert workflow.program.plan.nodes
     assert (load(file.stem).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("file", [*sorted(FOLDER.glob("*.py")), DEMO], ids=lambda path: path.stem)
+def test_no_example_gets_other_advice_than_the_estimate_of_its_length(file: Path) -> None:
+    (workflow,) = load_workflows(file)
+    assert {problem.expected for problem in workflow.check()} <= {"few model calls on the critical path"}
+    assert workflow.program.rewriting.changes == (), "nothing to repair either"
 
 
 def test_rag_answers_from_the_passages_it_found() -> None:

@@ -145,7 +145,7 @@ def test_a_date_in_front_of_the_rules_is_told(system: str, told: bool) -> None:
 def pair(first: dict[str, str], other: dict[str, str]) -> Any:
     """Two calls about the same passages; each with its own prompt."""
 
-    def reader(name: str, texts: dict[str, str]) -> Any:
+    def reader(name: str, texts: dict[str, Any]) -> Any:
         def read(q: str, docs: list[fs.Doc]) -> str:
             fs.prompt(**texts)
 
