@@ -28,6 +28,10 @@ class PoolConfig:
     prefill_rate: float = 4000.0
     """Prompt tokens per second of an engine that has not shown its own rate yet."""
 
+    ahead_tokens: Tokens = 0
+    """An engine without calls computes what is known of a prompt whose last part is still being made, if it is at least so
+    many tokens that the engine does not hold; 0: never. See `core.heads`."""
+
     stall_s: Seconds = 20.0
     """An engine with calls that has not computed anything for so long is probed. Rises with the engine's own pauses."""
     probe_s: Seconds = 10.0

@@ -75,6 +75,38 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureHead:
+    """Find out how much of the prompt of an LLM node is known already: all that it reads is there but the result of one node,
+    which is at work. Answered by HeadMeasured, unless DropHead comes before."""
+
+    run: RunId
+    frame: FrameId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeHead:
+    """Compute what was measured at an engine that has nothing to do. Answered by HeadComputed, unless DropHead comes before."""
+
+    run: RunId
+    frame: FrameId
+    node: NodeId
+    engine: EngineId
+
+
+@dataclass(frozen=True, slots=True)
+class DropHead:
+    """Forget it, measured, computed or neither: it does not pay, its engine has something else to do, or nobody needs it any more.
+    No answer is expected."""
+
+    run: RunId
+    frame: FrameId
+    node: NodeId
+    engine: EngineId | None = None
+    """Who computes it; None: nobody yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """Execute a task. Answered by exactly one of TaskFinished, TaskFailed or (MAP, SAMPLE, SWITCH, LOOP, RACE)
     Evaluated."""
@@ -297,6 +329,9 @@ class WakeAt:
 Command = (
     OpenFrame
     | Measure
+    | MeasureHead
+    | ComputeHead
+    | DropHead
     | Dispatch
     | Hedge
     | Choose

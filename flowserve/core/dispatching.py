@@ -8,7 +8,7 @@ carried out afterwards. When the most urgent call of a queue finds no room, thos
 not starved by small ones that would still fit.
 """
 
-from flowserve.core import engines, health, load, moving, placement, retry, tasks
+from flowserve.core import engines, heads, health, load, moving, placement, retry, tasks
 from flowserve.core.commands import Dispatch, Mark, Role, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -78,9 +78,11 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             _keep_s(state, task),
         )
     )
+    heads.begun(state, task)
 
 
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
+    heads.call_at(state, task, engine)
     load.take(state, task, engine, placement.resident(state, engine, task))
     if engine.can_restart:
         config = state.config.pool

@@ -11,10 +11,10 @@ from flowserve.core.events import Loss
 from flowserve.core.queues import ReadyQueue
 from flowserve.core.residency import Residency
 from flowserve.core.step_time import StepTime
-from flowserve.ids import EngineId, Seconds, Tokens
+from flowserve.ids import EngineId, NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
-    from flowserve.core.state import Task
+    from flowserve.core.state import Frame, Task
     from flowserve.core.timers import Timer
 
 LEARNING = 0.1
@@ -110,6 +110,22 @@ class ModelCall:
         """Preempt was sent: it is at the engine, but not in its batch."""
 
 
+class Head:
+    """The known beginning of a prompt, for which a node still waits; see `heads`."""
+
+    __slots__ = ("engine", "frame", "node")
+
+    def __init__(self, frame: "Frame", node: NodeId) -> None:
+        self.frame = frame
+        self.node = node
+        self.engine: Engine | None = None
+        """Where it is being computed; None: it is being measured."""
+
+    def __repr__(self) -> str:
+        where = f"at {self.engine.id}" if self.engine is not None else "being measured"
+        return f"Head({self.frame.run.id!r}, frame {self.frame.id}, node {self.node}, {where})"
+
+
 class Engine:
     """One replica that the scheduler has heard of; it stays known after it went down."""
 
@@ -125,6 +141,7 @@ class Engine:
         "drain",
         "drain_until",
         "first_at",
+        "head",
         "health",
         "id",
         "kv_used",
@@ -184,6 +201,8 @@ class Engine:
         """Hedged calls that are there a second time."""
         self.queue = ReadyQueue(f"engine {id}")
         """Calls that wait for just this engine."""
+        self.head: Head | None = None
+        """What it computes ahead while it has nothing else to do."""
         self.seats = 0
         """Choices of what is there and not pushed out."""
         self.tiers = [0, 0, 0]

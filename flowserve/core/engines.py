@@ -8,7 +8,7 @@
 Calls that an engine had when it went down go back to the queue. A Restart that fails is repeated with doubling pauses.
 """
 
-from flowserve.core import failing, health, hedging, load, moving, placement, tasks
+from flowserve.core import failing, heads, health, hedging, load, moving, placement, tasks
 from flowserve.core.commands import Choose, Close, Restart
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.events import (
@@ -80,6 +80,8 @@ def gone(state: SchedulerState, engine: Engine, code: Code) -> None:
     engine.limit = 0
     engine.restarting = False
     _rebuild_serving(state)
+    if engine.head is not None:
+        heads.drop(state, engine.head)
     _lose_calls(state, engine, code)
     if engine.drain is Drain.CLOSE and engine.health is Health.DOWN:
         _drained(state, engine)
@@ -236,6 +238,8 @@ def drain_requested(state: SchedulerState, event: DrainRequested) -> None:
     engine.drain = Drain.REPLACE if event.replace else Drain.CLOSE
     engine.drain_until = state.now + state.config.pool.drain_s
     state.draining[engine] = None
+    if engine.head is not None:
+        heads.drop(state, engine.head)
     for task in engine.queue.waiting():
         tasks.wait_anywhere(state, task)
     if engine.up:

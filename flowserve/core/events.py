@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flowserve.graphs.plan import Plan
-from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId, Tokens
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
 class Code(StrEnum):
@@ -84,6 +84,28 @@ class Measured:
     prefix: tuple[int, ...] = ()
     """Identities of the prompt's prefixes of 1, 2, ... times `Config.prefix_tokens` tokens: keyed hashes, which tell nothing of
     the text. Equal ones stand for equal prefixes of the same tenant and model."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMeasured:
+    """Answer to MeasureHead."""
+
+    run: RunId
+    frame: FrameId
+    node: NodeId
+    tokens: Tokens
+    """Of the prompt, that are known; 0: none, or it cannot be rendered."""
+    prefix: tuple[int, ...] = ()
+    """As `Measured.prefix`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadComputed:
+    """Answer to ComputeHead: it is done, or has failed, which harms nobody."""
+
+    run: RunId
+    frame: FrameId
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +276,8 @@ class Tick:
 Event = (
     RunSubmitted
     | Measured
+    | HeadMeasured
+    | HeadComputed
     | Evaluated
     | TaskFinished
     | TaskFailed

@@ -2,7 +2,7 @@
 Scale, CACM 2013). Off unless `hedge_after_s` is set; for interactive calls with short prompts, and a small share of all.
 """
 
-from flowserve.core import load, placement
+from flowserve.core import heads, load, placement
 from flowserve.core.commands import Choose, Hedge
 from flowserve.core.engine_state import Engine
 from flowserve.core.state import Phase, SchedulerState, Task
@@ -36,6 +36,7 @@ def hedge(state: SchedulerState, task: Task) -> None:
     others = [engine for engine in state.serving.get(model, ()) if engine is not place]
     rival = placement.place(state, others, task)
     if rival is not None:
+        heads.call_at(state, task, rival)
         call.rival = rival
         rival.rivals[task] = None
         rival.seats += call.choices

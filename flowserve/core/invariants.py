@@ -22,7 +22,7 @@ def check(state: SchedulerState) -> None:
     for run in state.runs.values():
         if wrong := list(_run(state, run)):
             raise _broken(wrong, story(state, run.id))
-    if wrong := [*_whole(state), *_places(state), *_engines(state), *_queues(state), *_timers(state)]:
+    if wrong := [*_whole(state), *_places(state), *_engines(state), *_heads(state), *_queues(state), *_timers(state)]:
         raise _broken(wrong, repr(state))
 
 
@@ -209,6 +209,21 @@ def _engines(state: SchedulerState) -> Iterator[str]:
         waits = engine.restarting or engine.timer is not None or engine.drain is not Drain.NO
         if engine.health is Health.DOWN and engine.can_restart and not waits:
             yield f"{engine!r} is down for ever"
+
+
+def _heads(state: SchedulerState) -> Iterator[str]:
+    busy = {engine.head: engine for engine in state.engines.values() if engine.head is not None}
+    for (run, frame, node), head in state.heads.items():
+        live = state.runs.get(run)
+        if live is None or live.frames.get(frame) is not head.frame or head.node != node:
+            yield f"{head!r} is listed under {(run, frame, node)}, which is not there"
+        if busy.pop(head, None) is not head.engine:
+            yield f"{head!r} and its engine disagree"
+        at = head.engine
+        if at is not None and (not at.up or at.running or at.rivals or at.drain is not Drain.NO):
+            yield f"{head!r} is in the way of what the engine has to do"
+    if busy:
+        yield f"engines compute heads that nobody lists: {list(busy)}"
 
 
 def _queues(state: SchedulerState) -> Iterator[str]:

@@ -4,6 +4,7 @@ A frame counts, per node, the dependencies that are not done. Nobody ever search
 that reaches zero *is* the discovery.
 """
 
+from flowserve.core import heads
 from flowserve.core.commands import OpenFrame, Reprioritise
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -55,6 +56,8 @@ def node_done(state: SchedulerState, frame: Frame, node: NodeId) -> list[int]:
         nodes[dependent] = waits - 1
         if waits == 1:
             ready.append(dependent)
+        elif waits == 2:
+            heads.one_left(state, frame, dependent)
     return ready
 
 

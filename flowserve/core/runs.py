@@ -6,7 +6,7 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, estimates, readiness, service, tasks
+from flowserve.core import admission, estimates, heads, readiness, service, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
@@ -100,6 +100,7 @@ def end(state: SchedulerState, run: Run, status: Status, task: TaskId | None = N
         tasks.move(live, Phase.CANCELLED)
         tasks.mark(state, live)
     run.tasks.clear()
+    heads.drop_of(state, run)
     state.out.append(Fail(run.id, status, task, code))
     forget(state, run)
 

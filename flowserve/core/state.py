@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
-from flowserve.core.engine_state import Engine, ModelCall
+from flowserve.core.engine_state import Engine, Head, ModelCall
 from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
 from flowserve.core.priority import POLICIES, Policy
@@ -23,7 +23,7 @@ from flowserve.core.shapes import BlockShape, PlanShape
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Kind, Node
-from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId, Tokens
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
 class Phase(IntEnum):
@@ -357,6 +357,7 @@ class SchedulerState:
         "ended",
         "engines",
         "estimates",
+        "heads",
         "hedges",
         "homes",
         "immediate",
@@ -400,6 +401,8 @@ class SchedulerState:
         """Arrays of the plans that live runs use, by digest."""
         self.estimates = Estimates()
         """What was seen of the nodes of each plan."""
+        self.heads: dict[tuple[RunId, FrameId, NodeId], Head] = {}
+        """Prompts whose beginning is measured or computed before their node is ready."""
         self.tenants: dict[str, Tenant] = {}
         """Whose runs are live or were lately."""
         self.at_engines = 0

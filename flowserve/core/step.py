@@ -41,7 +41,8 @@ Order of commands
    READY of its first tasks in node order. The parts of a cancelled task come before it.
 2. The same for its consequences, in the order in which they arose.
 3. Dispatches: tasks that need no room in order of readiness, then model calls, tools and searches, each the most
-   urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task.
+   urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task, and
+   DropHead of what it displaces; after it MeasureHead of prompts that now wait for nothing else.
 4. At most one WakeAt: when a timer is due before the latest one promised, or that one was answered by a Tick.
 
 Determinism: no clock, no randomness, no sets walked; ties end in arrival numbers. The same events at the same times
@@ -62,6 +63,7 @@ from flowserve.core import (
     estimates,
     expansion,
     failing,
+    heads,
     health,
     hedging,
     load,
@@ -79,6 +81,8 @@ from flowserve.core.events import (
     EngineReported,
     Evaluated,
     Event,
+    HeadComputed,
+    HeadMeasured,
     KVChanged,
     Measured,
     Probed,
@@ -299,6 +303,8 @@ def _impossible(event: Event, task: Task) -> InternalError:
 HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     RunSubmitted: runs.submitted,
     Measured: _measured,
+    HeadMeasured: heads.measured,
+    HeadComputed: heads.computed,
     Evaluated: _evaluated,
     TaskFinished: _finished,
     TaskFailed: _failed,

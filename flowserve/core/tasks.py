@@ -5,7 +5,7 @@ Cancel ends it, or the driver reported a number (Evaluated) and the task lives o
 task counts as dispatched from its first step on.
 """
 
-from flowserve.core import estimates, hedging, load, readiness
+from flowserve.core import estimates, heads, hedging, load, readiness
 from flowserve.core.commands import Cancel, CloseFrame, Mark, Measure, Role, Status
 from flowserve.core.engine_state import Engine, ModelCall
 from flowserve.core.events import Code
@@ -217,5 +217,6 @@ def kill_frame(state: SchedulerState, frame: Frame) -> None:
     for task in frame.nodes:
         if isinstance(task, Task) and task.phase < Phase.COMPLETED:
             cancel(state, task)
+    heads.drop_of(state, frame.run, frame)
     readiness.leave(frame)
     state.out.append(CloseFrame(frame.run.id, frame.id))

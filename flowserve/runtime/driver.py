@@ -34,7 +34,9 @@ from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
 from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
+from flowserve.runtime.heads import Heads
 from flowserve.runtime.pool import Pool, Seat
+from flowserve.runtime.prompts import PromptFormats
 from flowserve.runtime.reporting import Reporter
 from flowserve.runtime.residency import PrefixNumbers
 from flowserve.runtime.run import Run, TaskState, ended_error
@@ -77,7 +79,9 @@ class Driver:
         self._clock = clock
         self._ended = ended
         self._threads = Threads(config.tool_window)
-        self._executor = Executor(self.pool, retrieval, self._threads, self._delta)
+        formats = PromptFormats()
+        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta)
+        self._heads = Heads(self.pool, formats, self._threads, self.post, self._spawn)
         self._cache = ResultCache(config.cache_entries)
         self._flights = Flights(self._cache)
         self._queue: deque[e.Event] = deque()
@@ -259,6 +263,15 @@ class Driver:
     def _not_measured(self, run: Run, task: TaskState, error: FlowServeError) -> None:
         task.error = error
         self.post(e.TaskFailed(run.id, task.id, 1, code_of(error)))
+
+    def _measure_head(self, command: c.MeasureHead) -> None:
+        self._heads.measure(self.live[command.run], command)
+
+    def _compute_head(self, command: c.ComputeHead) -> None:
+        self._heads.compute(self.live[command.run], command)
+
+    def _drop_head(self, command: c.DropHead) -> None:
+        self._heads.drop(command)
 
     def _dispatch(self, command: c.Dispatch) -> None:
         run = self.live[command.run]
@@ -515,6 +528,9 @@ def _call_id(command: c.Reprioritise | c.Preempt) -> str:
 _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.OpenFrame: Driver._open_frame,
     c.Measure: Driver._measure,
+    c.MeasureHead: Driver._measure_head,
+    c.ComputeHead: Driver._compute_head,
+    c.DropHead: Driver._drop_head,
     c.Dispatch: Driver._dispatch,
     c.Hedge: Driver._hedge,
     c.Choose: Driver._choose,

@@ -46,12 +46,19 @@ Emit = Callable[[Run, TaskState, Any], None]
 class Executor:
     """Does the work of dispatched tasks with the engines, tools and indexes it was given."""
 
-    def __init__(self, pool: Pool, retrieval: RetrievalService | None, threads: Threads, on_delta: Delta) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        retrieval: RetrievalService | None,
+        threads: Threads,
+        formats: PromptFormats,
+        on_delta: Delta,
+    ) -> None:
         self._pool = pool
         self._threads = threads
         self._retrieval = retrieval
         self._on_delta = on_delta
-        self._formats = PromptFormats()
+        self._formats = formats
         self._orders = PromptOrders()
 
     # --- model calls ----------------------------------------------------------------------------------------

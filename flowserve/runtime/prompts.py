@@ -15,7 +15,7 @@ from flowserve.engines.base import Call, Engine, Origin, Output, Sampling, Segme
 from flowserve.engines.chat import ChatFormat, MessageCall, Piece, PromptMessage
 from flowserve.engines.tools import AnswerStream, Tool, ToolFormat
 from flowserve.errors import InputError
-from flowserve.graphs.plan import LLMSpec, ToolSpec
+from flowserve.graphs.plan import LLMSpec, Node, ToolSpec
 from flowserve.graphs.template import RenderedPrompt, render_prompt
 from flowserve.graphs.types import Message
 from flowserve.runtime.run import Run, TaskState
@@ -148,9 +148,7 @@ def from_message(turn: Message) -> PromptMessage:
 
 def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str]:
     """Sampling and model of one execution: the node's, then the run's overrides, then the run's seed."""
-    changes: dict[str, Any] = {}
-    for name in ("*", task.node.name):
-        changes |= run.options.overrides.get(name, {})
+    changes = _overrides(run, task.node)
     model = str(changes.pop("model", spec.model or ""))
     if "stop" in changes:
         changes["stop"] = (changes["stop"],) if isinstance(changes["stop"], str) else tuple(changes["stop"])
@@ -168,6 +166,18 @@ def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str
     if base is None:
         return sampling, model
     return replace(sampling, seed=_mixed_seed(base, task)), model
+
+
+def model_of(spec: LLMSpec, run: Run, node: Node) -> str:
+    """The model of a node in this run, as the node or the client named it."""
+    return str(_overrides(run, node).get("model", spec.model or ""))
+
+
+def _overrides(run: Run, node: Node) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for name in ("*", node.name):
+        changes |= run.options.overrides.get(name, {})
+    return changes
 
 
 def _mixed_seed(base: int, task: TaskState) -> int:

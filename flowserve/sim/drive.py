@@ -312,6 +312,13 @@ class Drive:
         chain = size.chain[: size.prompt // self.state.config.pool.prefix_tokens]
         self.post(e.Measured(view.id, command.task, 1, size.prompt, size.limit, 1, size.on_loss, chain))
 
+    def _measure_head(self, command: c.MeasureHead) -> None:
+        """Programs do not say which part of a prompt is known before the rest: none."""
+        self.post(e.HeadMeasured(command.run, command.frame, command.node, 0))
+
+    def _drop_head(self, command: c.DropHead) -> None:
+        """It was never begun."""
+
     def _dispatch(self, command: c.Dispatch) -> None:
         view = self.runs[command.run]
         task = view.tasks[command.task]
@@ -528,6 +535,8 @@ class Drive:
 COMMANDS: dict[type, Callable[[Drive, Any], None]] = {
     c.OpenFrame: Drive._open_frame,
     c.Measure: Drive._measure,
+    c.MeasureHead: Drive._measure_head,
+    c.DropHead: Drive._drop_head,
     c.Dispatch: Drive._dispatch,
     c.Hedge: Drive._hedge,
     c.Choose: Drive._choose,

@@ -234,6 +234,13 @@ def _brief(command: Command) -> str:
             return f"open {command.frame} block {command.block}{owner}"
         case c.Measure():
             return f"measure {command.task}" + (" last" if command.last else "")
+        case c.MeasureHead():
+            return f"measure head of node {command.node} in {command.frame}"
+        case c.ComputeHead():
+            return f"compute head of node {command.node} in {command.frame} at {command.engine}"
+        case c.DropHead():
+            where = f" at {command.engine}" if command.engine is not None else ""
+            return f"drop head of node {command.node} in {command.frame}{where}"
         case c.Hedge():
             return f"hedge {command.task} at {command.engine}"
         case c.Choose():
@@ -305,6 +312,8 @@ class RunView:
     work: dict[TaskId, Work] = field(default_factory=dict)
     labels: list[c.Label] = field(default_factory=list)
     measures: dict[TaskId, c.Measure] = field(default_factory=dict)
+    heads: dict[tuple[FrameId, NodeId], EngineId | None] = field(default_factory=dict)
+    """Being measured (None) or computed."""
     written: dict[TaskId, int] = field(default_factory=dict)
     rivals: dict[TaskId, EngineId] = field(default_factory=dict)
     status: dict[TaskId, Status] = field(default_factory=dict)
@@ -411,6 +420,16 @@ class Driver(Bench):
             case c.Measure():
                 assert command.task not in view.measures and command.frame in view.frames
                 view.measures[command.task] = command
+            case c.MeasureHead():
+                assert (command.frame, command.node) not in view.heads and command.frame in view.frames
+                view.heads[command.frame, command.node] = None
+            case c.ComputeHead():
+                assert view.heads[command.frame, command.node] is None
+                assert command.engine not in [at for view in self.views.values() for at in view.heads.values()]
+                assert command.engine in self.up and not self.state.engines[command.engine].running
+                view.heads[command.frame, command.node] = command.engine
+            case c.DropHead():
+                assert view.heads.pop((command.frame, command.node)) == command.engine
             case c.Dispatch():
                 self._dispatched(view, command)
             case c.Hedge():
@@ -456,11 +475,11 @@ class Driver(Bench):
                 del view.frames[command.frame]
                 assert all(frame.parent != command.frame for frame in view.frames.values()), command
             case c.Complete():
-                assert not view.work and list(view.frames) == [0]
+                assert not view.work and not view.heads and list(view.frames) == [0]
                 assert all(status not in FOLLOWS for status in view.status.values())
                 self._over(command)
             case c.Fail():
-                assert not view.work
+                assert not view.work and not view.heads
                 assert all(status not in FOLLOWS for status in view.status.values())
                 self._over(command)
 
@@ -516,6 +535,15 @@ class Driver(Bench):
         prefix = tuple(self.rnd.choice([7, 8]) * 1000 + i for i in range(tokens // 64))
         limit = self.rnd.choice([0, 10, 300])
         self.measured(command.task, tokens, run=run, limit=limit, choices=choices, on_loss=loss, prefix=prefix)
+
+    def answer_head(self, run: RunId, key: tuple[FrameId, NodeId], engine: EngineId | None) -> None:
+        if engine is not None:
+            del self.views[run].heads[key]
+            self.feed(e.HeadComputed(run, *key))
+            return
+        tokens = self.rnd.choice([0, 50, 400, 5000])
+        prefix = tuple(self.rnd.choice([7, 8]) * 1000 + i for i in range(tokens // 64))
+        self.feed(e.HeadMeasured(run, *key, tokens, prefix))
 
     most_choices = 3
 
@@ -602,6 +630,10 @@ class Driver(Bench):
         measures = [(run, measure) for run, view in self.views.items() for measure in view.measures.values()]
         if measures and self.rnd.random() < 0.5:
             self.answer_measure(*self.rnd.choice(measures))
+            return True
+        heads = [(run, key, at) for run, view in self.views.items() for key, at in view.heads.items()]
+        if heads and self.rnd.random() < 0.5:
+            self.answer_head(*self.rnd.choice(heads))
             return True
         owed = self.owed()
         labels = [label for view in self.views.values() for label in view.labels]

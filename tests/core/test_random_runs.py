@@ -46,6 +46,7 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         drain_s=0.5,
         outage_s=1e9,
         breaker_calls=4,
+        ahead_tokens=rnd.choice([0, 64]),
     )
     policy = rnd.choice(sorted(POLICIES))
     driver = kit.Driver(rnd, engines=0, max_live_runs=4, measure=True, pool=pool, run_retries=99, policy=policy)
