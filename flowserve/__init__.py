@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowserve.graphs.control import loop as loop
     from flowserve.graphs.control import match as match
     from flowserve.graphs.control import negate as negate
+    from flowserve.graphs.control import optional as optional
     from flowserve.graphs.control import quorum as quorum
     from flowserve.graphs.control import race as race
     from flowserve.graphs.control import when as when
@@ -67,6 +68,7 @@ _WHERE = {
     "llm": "graphs.llm",
     "loop": "graphs.control",
     "match": "graphs.control",
+    "optional": "graphs.control",
     "prompt": "graphs.llm",
     "quorum": "graphs.control",
     "race": "graphs.control",
@@ -102,6 +104,7 @@ __all__ = [
     "loop",
     "match",
     "negate",
+    "optional",
     "prompt",
     "quorum",
     "race",

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from flowserve.errors import GraphError, Problem
 from flowserve.graphs import analysis
 from flowserve.graphs.declaration import (
+    MAX_DEGRADATIONS,
     AgentDecl,
     BlockDecl,
     ConstExpr,
@@ -81,6 +82,7 @@ class _Compiler:
         d = self.declaration
         self._find_needs(d.root)
         self._number(d.root)
+        self._count_degradations()
         nodes = [self._node(node) for node in self.nodes]
         blocks = [self._block(block) for block in self.blocks]
         cost, local = analysis.prior_costs(nodes, blocks, self.llms.items, self.agents.items)
@@ -163,6 +165,14 @@ class _Compiler:
             names[0], "nodes that do not wait for themselves", f"the cycle {shown}", "Remove one of these edges."
         )
 
+    def _count_degradations(self) -> None:
+        names = [node.name for node in self.nodes if node.degrade is not None]
+        if len(names) > MAX_DEGRADATIONS:
+            came = f"{len(names)}: {', '.join(names)}"
+            remedy = "Keep those that save the most time: take least= and harm= from the others."
+            problem = Problem(self.declaration.name, f"at most {MAX_DEGRADATIONS} degradations", came[:300], remedy)
+            raise GraphError(self.declaration.name, [problem])
+
     # --- tables -------------------------------------------------------------------------------------
 
     def _node(self, node: NodeDecl) -> Node:
@@ -184,6 +194,7 @@ class _Compiler:
             retry=node.retry,
             timeout_s=node.timeout_s,
             cache=node.cache,
+            degrade=node.degrade,
         )
 
     def _target(self, node: NodeDecl) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from flowserve.errors import Problem
 from flowserve.graphs import hints
 from flowserve.graphs.declaration import ConstExpr, Expr, OpExpr, OutputExpr, ParamExpr
-from flowserve.graphs.nodes import Node, Stop, bound_of
+from flowserve.graphs.nodes import Node, Stop, bound_of, degradation_of
 from flowserve.graphs.plan import Kind
 from flowserve.graphs.trace import Trace, current
 from flowserve.graphs.values import Value
@@ -149,11 +149,20 @@ def _race(trace: Trace, name: str, count: int, arms: Sequence[Any], valid: Any) 
     return Value(OutputExpr(node), kind if count == 1 else GenericAlias(list, (kind,)), node.name)
 
 
-def loop(body: Callable[[T], T], init: T, *, until: Callable[[T], bool] | None = None, max_iters: int = 0) -> T:
+def loop(
+    body: Callable[[T], T],
+    init: T,
+    *,
+    until: Callable[[T], bool] | None = None,
+    max_iters: int = 0,
+    least: int | None = None,
+    harm: float | None = None,
+) -> T:
     """`body` applied again and again, beginning with `init`.
 
     `until(state)` is checked before every iteration, on `init` too; when it is true the state is the result. After
-    `max_iters` iterations (required) the last state is the result.
+    `max_iters` iterations (required) the last state is the result. `least` iterations, at a `harm` above 0 and at most
+    1, will do when the run would be late.
     """
     trace = current()
     if trace is None:
@@ -163,17 +172,37 @@ def loop(body: Callable[[T], T], init: T, *, until: Callable[[T], bool] | None =
                 break
             state = body(state)
         return state
-    return cast(T, _loop(trace, body, init, until, max_iters))
+    return cast(T, _loop(trace, "loop", body, init, until, max_iters, least, harm))
 
 
-def _loop(trace: Trace, body: Any, init: Any, until: Any, max_iters: int) -> Value:
-    expr, came = trace.infer(init, "loop")
+def optional(body: Callable[[T], T], otherwise: T, *, harm: float) -> T:
+    """`body(otherwise)`, or `otherwise` itself when the run would be late; `harm`, above 0 and at most 1, is what the
+    result loses without `body`. A loop of one iteration of which none will do."""
+    trace = current()
+    if trace is None:
+        return body(otherwise)
+    name = f"{body.name}.optional" if isinstance(body, Node) else "optional"
+    return cast(T, _loop(trace, name, body, otherwise, None, 1, 0, harm))
+
+
+def _loop(
+    trace: Trace,
+    name: str,
+    body: Any,
+    init: Any,
+    until: Any,
+    max_iters: int,
+    least: int | None,
+    harm: float | None,
+) -> Value:
+    expr, came = trace.infer(init, name)
     takes = hints.widen(came)
     if isinstance(body, Node) and body.signature.params:
         takes = body.signature.params[0].type
-        trace.lift(init, takes, "loop", f"init, as {body.name} takes it,")
-    limit = bound_of(trace, "loop", "max_iters", max_iters)
-    node = trace.add(Kind.LOOP, "loop", {"init": expr}, limit=limit)
+        trace.lift(init, takes, name, f"init, as {body.name} takes it,")
+    limit = bound_of(trace, name, "max_iters", max_iters)
+    degrade = degradation_of(trace, name, least, harm, 0, limit)
+    node = trace.add(Kind.LOOP, name, {"init": expr}, limit=limit, degrade=degrade)
     with trace.body(node, "iteration", ("state",)) as block:
         state = Value(ParamExpr(block, 0), takes, f"the state of '{node.name}'")
         block.result, gives = trace.infer(body(state), node.name)

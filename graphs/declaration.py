@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.graphs.plan import SLO, DynamicSpec, Kind, LLMSpec, Retry, SampleSpec, SearchSpec, ToolSpec
+from flowserve.graphs.plan import SLO, Degradation, DynamicSpec, Kind, LLMSpec, Retry, SampleSpec, SearchSpec, ToolSpec
 from flowserve.ids import Seconds
 
 
@@ -59,6 +59,8 @@ MAX_NODES = 2_000
 MAX_EDGES = 10_000
 MAX_EXPR_DEPTH = 64
 MAX_BLOCK_DEPTH = 32
+MAX_DEGRADATIONS = 16
+"""Of a workflow: the scheduler weighs sets of them while a run waits to be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class NodeDecl:
     retry: Retry = field(default_factory=Retry)
     timeout_s: Seconds | None = None
     cache: bool = False
+    degrade: Degradation | None = None
 
     def __repr__(self) -> str:
         return f"NodeDecl({self.name!r}, {self.kind.name})"

@@ -28,8 +28,10 @@ from flowserve.graphs.declaration import (
 )
 from flowserve.graphs.decode_tables import FIX, Tables
 from flowserve.graphs.dynamic import DynamicNode
+from flowserve.graphs.nodes import misfits
 from flowserve.graphs.plan import (
     SLO,
+    Degradation,
     DynamicSpec,
     Kind,
     LLMSpec,
@@ -108,7 +110,7 @@ class Decoder(Tables):
             kind=kind,
             block=block,
             payload=self._payload(kind, data),
-            limit=data.get("limit", 1),
+            limit=_limit(kind, data),
             concurrency=data.get("concurrency", 0),
             retry=Retry(
                 retry.get("attempts", 1),
@@ -118,6 +120,7 @@ class Decoder(Tables):
             ),
             timeout_s=float(data["timeout_s"]) if "timeout_s" in data else None,
             cache=data.get("cache", False),
+            degrade=self._degradation(kind, data),
         )
         if node.name in self.nodes:
             self._note(node.name, "a name of its own for every node", "a second node of that name", FIX)
@@ -158,6 +161,20 @@ class Decoder(Tables):
             )
         numbers = tuple(sorted((k, float(v)) for k, v in sample.get("rule_args", {}).items()))
         return SampleSpec(vote, rule, numbers)
+
+    def _degradation(self, kind: Kind, data: dict[str, Any]) -> Degradation | None:
+        if "degrade" not in data:
+            return None
+        name, degrade = data["name"], Degradation(int(data["degrade"]["least"]), float(data["degrade"]["harm"]))
+        if kind not in (Kind.SAMPLE, Kind.SEARCH, Kind.LOOP):
+            self._note(name, "degrade in samples, searches and loops only", f"one in a {kind.name.lower()}", FIX)
+        elif kind is Kind.SEARCH and not isinstance(_constant_k(data), int):
+            self._note(name, "k: a constant where there is a degrade", str(data["args"].get("k", "none"))[:100], FIX)
+        else:
+            lowest = 0 if kind is Kind.LOOP else 1
+            found = misfits(name, degrade.least, degrade.harm, lowest, _limit(kind, data))
+            self.problems.update(dict.fromkeys(found))
+        return degrade
 
     def _check_bodies(self, node: NodeDecl, data: dict[str, Any]) -> None:
         count = len(node.bodies)
@@ -300,6 +317,15 @@ _ARGS: dict[Kind, dict[str, Any]] = {
     Kind.SWITCH: {"properties": {"value": _ANY, "cases": {"type": "array"}}, "required": ["value"]},
     Kind.LOOP: {"properties": {"init": _ANY}, "required": ["init"]},
 }
+
+
+def _constant_k(data: dict[str, Any]) -> Any:
+    return data["args"].get("k", {}).get("const")
+
+
+def _limit(kind: Kind, data: dict[str, Any]) -> Any:
+    """A search says its bound as `k`, and the scheduler is told of it where it may be degraded."""
+    return _constant_k(data) if kind is Kind.SEARCH and "degrade" in data else data.get("limit", 1)
 
 
 def _within(block: BlockDecl | None, home: BlockDecl) -> bool:

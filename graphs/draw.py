@@ -57,13 +57,21 @@ class Drawing:
 
 
 def detail(plan: Plan, node: Node) -> str:
-    """The few words beside a node's kind: what it uses, and its bound."""
+    """The few words beside a node's kind: what it uses, its bound, and how little will do."""
+    words = _bound(plan, node)
+    if node.degrade is None:
+        return words
+    return f"{words}, " + (f"at least {node.degrade.least}" if node.degrade.least else "or none")
+
+
+def _bound(plan: Plan, node: Node) -> str:
     match node.kind:
         case Kind.LLM:
             llm = plan.llms[node.target]
             return f"{llm.max_tokens} tokens" + (f", {llm.any_order} in any order" if llm.any_order else "")
         case Kind.SEARCH:
-            return plan.searches[node.target].index
+            index = plan.searches[node.target].index
+            return index if node.degrade is None else f"{index}, {node.limit} passages"
         case Kind.MAP:
             return f"up to {node.limit:,}"
         case Kind.SAMPLE:

@@ -126,6 +126,8 @@ def _node(plan: Plan, node: Node) -> dict[str, Any]:
         found["timeout_s"] = node.timeout_s
     if node.cache:
         found["cache"] = True
+    if node.degrade is not None:
+        found["degrade"] = dataclasses.asdict(node.degrade)
     return found
 
 

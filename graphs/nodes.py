@@ -14,7 +14,7 @@ from flowserve.errors import GraphError, Problem
 from flowserve.graphs import context, hints
 from flowserve.graphs import settings as node_settings
 from flowserve.graphs.declaration import ConstExpr, OutputExpr, ParamExpr
-from flowserve.graphs.plan import Kind, SampleSpec
+from flowserve.graphs.plan import Degradation, Kind, SampleSpec
 from flowserve.graphs.settings import Settings
 from flowserve.graphs.signature import Signature
 from flowserve.graphs.trace import Trace, current
@@ -87,23 +87,45 @@ class Node(ABC, Generic[P, R]):
 
     @overload
     def sample(
-        self, n: int, *, vote: str, stop: Stop | None = None, concurrency: int | None = None
+        self,
+        n: int,
+        *,
+        vote: str,
+        stop: Stop | None = None,
+        concurrency: int | None = None,
+        least: int | None = None,
+        harm: float | None = None,
     ) -> "Node[P, R]": ...
 
     @overload
     def sample(
-        self, n: int, *, vote: None = None, stop: None = None, concurrency: int | None = None
+        self,
+        n: int,
+        *,
+        vote: None = None,
+        stop: None = None,
+        concurrency: int | None = None,
+        least: int | None = None,
+        harm: float | None = None,
     ) -> "Node[P, list[R]]": ...
 
     def sample(
-        self, n: int, *, vote: str | None = None, stop: Stop | None = None, concurrency: int | None = None
+        self,
+        n: int,
+        *,
+        vote: str | None = None,
+        stop: Stop | None = None,
+        concurrency: int | None = None,
+        least: int | None = None,
+        harm: float | None = None,
     ) -> "Node[P, R] | Node[P, list[R]]":
         """The same call `n` times on the same input.
 
         `vote="field"` gives the sample whose field is most frequent, `vote=""` compares whole values; without a vote
         the result is the list of all samples. `stop` ends sampling early once the vote is certain enough.
+        `least` samples, at a `harm` above 0 and at most 1, will do when the run would be late.
         """
-        return Sampled(self, n, vote, stop, concurrency)
+        return Sampled(self, n, vote, stop, concurrency, least, harm)
 
     def options(self, **changes: Any) -> Self:
         """The same node with other settings: name, retry, timeout, cache."""
@@ -201,13 +223,22 @@ class Sampled(Node[P, Any]):
     """`node.sample(...)`."""
 
     def __init__(
-        self, inner: Node[P, Any], n: int, vote: str | None, stop: Stop | None, concurrency: int | None
+        self,
+        inner: Node[P, Any],
+        n: int,
+        vote: str | None,
+        stop: Stop | None,
+        concurrency: int | None,
+        least: int | None,
+        harm: float | None,
     ) -> None:
         self.inner = inner
         self.n = n
         self.vote = vote
         self.stop = stop
         self.concurrency = concurrency
+        self.least = least
+        self.harm = harm
         self.settings = Settings()
 
     @cached_property
@@ -241,7 +272,10 @@ class Sampled(Node[P, Any]):
         wide = 0 if self.concurrency is None else bound_of(trace, self.name, "concurrency", self.concurrency)
         rule, numbers = (self.stop.rule, self.stop.numbers) if self.stop else (None, ())
         spec = SampleSpec(self.vote, rule, numbers)
-        node = trace.add(Kind.SAMPLE, self.name, {}, spec, self.settings, limit=limit, concurrency=wide)
+        degrade = degradation_of(trace, self.name, self.least, self.harm, 1, limit)
+        node = trace.add(
+            Kind.SAMPLE, self.name, {}, spec, self.settings, limit=limit, concurrency=wide, degrade=degrade
+        )
         with trace.body(node, "sample") as block:
             result = self.inner.declare(trace, args)
             block.result, _ = trace.infer(result, self.name)
@@ -257,6 +291,35 @@ def bound_of(trace: Trace, where: str, what: str, value: Any) -> int:
         Problem(where, f"{what}= a number from 1 to {MAX_BOUND:,}", came, f"Say how much at most, e.g. {what}=8.")
     )
     return 1
+
+
+def degradation_of(
+    trace: Trace, where: str, least: int | None, harm: float | None, lowest: int, limit: int
+) -> Degradation | None:
+    """What the author allows to be given up of `limit`; None: nothing, or, after a note, what cannot be."""
+    if least is None and harm is None:
+        return None
+    if least is None or harm is None:
+        came = "harm= without least=" if least is None else "least= without harm="
+        remedy = "Give both: how little will do, and what the result loses by it."
+        trace.note(Problem(where, "least= and harm= together", came, remedy))
+        return None
+    problems = misfits(where, least, harm, lowest, limit)
+    trace.note(*problems)
+    return None if problems else Degradation(least, float(harm))
+
+
+def misfits(where: str, least: Any, harm: Any, lowest: int, limit: int) -> list[Problem]:
+    """What is wrong with the numbers of a degradation of a node that may do at most `limit`."""
+    found = []
+    if not node_settings.is_count(least, lowest, limit - 1):
+        expected = f"least= a number from {lowest}, below {limit}"
+        remedy = "Say how little will do; where nothing can be given up, leave least= and harm= out."
+        found.append(Problem(where, expected, f"least={least!r}"[:100], remedy))
+    if not node_settings.is_seconds(harm) or harm > 1:
+        remedy = "Judge what the result loses, e.g. harm=0.2; of several degradations the least harmful is taken first."
+        found.append(Problem(where, "harm= a number above 0, at most 1", f"harm={harm!r}"[:100], remedy))
+    return found
 
 
 _RUN_IT = "Call it inside an @fs.workflow function, or run it alone with .run(...) or .arun(...)."

@@ -123,6 +123,16 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Degradation:
+    """How much less of a node its author allows when a run would be late."""
+
+    least: int
+    """At least so many of its `limit`: samples, passages or rounds."""
+    harm: float
+    """What the result loses by it, above 0 and at most 1, as the author judges; of several the least harmful goes first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node of the graph. Everything the scheduler needs is a number or a tuple of numbers."""
 
@@ -144,7 +154,7 @@ class Node:
     target: int = -1
     bodies: tuple[BlockId, ...] = ()
     limit: int = 1
-    """Greatest number of frames, steps or calls; see `Kind`. MAP: `max_width`."""
+    """Greatest number of frames, steps or calls; see `Kind`. MAP: `max_width`. SEARCH with a `degrade`: its `k`."""
     concurrency: int = 0
     """Frames open at once; 0 is no bound of its own."""
     retry: Retry = Retry()
@@ -152,6 +162,8 @@ class Node:
     """Of one execution; None leaves only the run's deadline."""
     cache: bool = False
     """Equal inputs may be answered from an earlier result."""
+    degrade: Degradation | None = None
+    """SAMPLE, SEARCH, LOOP: what may be given up of it; None: nothing."""
     cost_s: Seconds = 0.0
     """Prior estimate of one execution, expansion included; see analysis.tails."""
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from flowserve.errors import Problem
 from flowserve.graphs import settings
-from flowserve.graphs.declaration import ConstExpr, OutputExpr
-from flowserve.graphs.nodes import Node
-from flowserve.graphs.plan import Kind, Retry, SearchSpec
+from flowserve.graphs.declaration import ConstExpr, Expr, OutputExpr
+from flowserve.graphs.nodes import Node, degradation_of
+from flowserve.graphs.plan import Degradation, Kind, Retry, SearchSpec
 from flowserve.graphs.signature import Parameter, Signature
 from flowserve.graphs.trace import Trace
 from flowserve.graphs.types import Doc
@@ -28,10 +28,17 @@ class SearchNode(Node[..., list[Doc]]):
     def __init__(self, index: str, **options: Any) -> None:
         self.index = index
         self.settings, self.setting_problems = settings.read(**options)
+        self.least: int | None = None
+        self.harm: float | None = None
 
-    def __call__(self, query: str, k: int = DEFAULT_K) -> list[Doc]:
-        """At most `k` passages, best first."""
-        return super().__call__(query, k=k)
+    def __call__(
+        self, query: str, k: int = DEFAULT_K, *, least: int | None = None, harm: float | None = None
+    ) -> list[Doc]:
+        """At most `k` passages, best first. `least` of them, at a `harm` above 0 and at most 1, will do when the run
+        would be late."""
+        node = self._fresh_copy()
+        node.least, node.harm = least, harm
+        return super(SearchNode, node).__call__(query, k=k)
 
     @cached_property
     def signature(self) -> Signature:
@@ -52,9 +59,29 @@ class SearchNode(Node[..., list[Doc]]):
         k = exprs["k"]
         if isinstance(k, ConstExpr) and k.value is not None and not settings.is_count(k.value, 1, MAX_K):
             trace.note(Problem(self.name, f"k= a number from 1 to {MAX_K:,}", f"k={k.value!r}", "Ask for e.g. k=5."))
-        named_by = None if self.settings.name is None else self
-        node = trace.add(Kind.SEARCH, self.name, exprs, SearchSpec(self.index), self.settings, named_by=named_by)
+        named_by = None if self.settings.name is None else self.settings
+        degrade = self._degradation(trace, k)
+        limit = k.value if degrade is not None and isinstance(k, ConstExpr) else 1
+        node = trace.add(
+            Kind.SEARCH,
+            self.name,
+            exprs,
+            SearchSpec(self.index),
+            self.settings,
+            limit=limit,
+            named_by=named_by,
+            degrade=degrade,
+        )
         return Value(OutputExpr(node), list[Doc], node.name)
+
+    def _degradation(self, trace: Trace, k: Expr) -> Degradation | None:
+        if isinstance(k, ConstExpr):
+            most = k.value if settings.is_count(k.value, 1, MAX_K) else MAX_K
+            return degradation_of(trace, self.name, self.least, self.harm, 1, most)
+        if self.least is not None or self.harm is not None:
+            came = "one that is known only in the run"
+            trace.note(Problem(self.name, "k= a constant where least= is given", came, "Write the number, e.g. k=8."))
+        return None
 
 
 class Index:

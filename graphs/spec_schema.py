@@ -75,6 +75,11 @@ _NODE = _object(
     ),
     timeout_s=SECONDS,
     cache={"type": "boolean"},
+    degrade=_object(
+        ("least", "harm"),
+        least={"type": "integer", "minimum": 0, "maximum": 1_000_000},
+        harm={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    ),
 )
 
 _BLOCK = _object(

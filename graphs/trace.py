@@ -27,7 +27,7 @@ from flowserve.graphs.declaration import (
     depth,
     references,
 )
-from flowserve.graphs.plan import Kind, LLMSpec, ToolSpec
+from flowserve.graphs.plan import Degradation, Kind, LLMSpec, ToolSpec
 from flowserve.graphs.settings import Settings
 from flowserve.graphs.signature import Signature
 
@@ -107,6 +107,7 @@ class Trace:
         limit: int = 1,
         concurrency: int = 0,
         named_by: object = None,
+        degrade: Degradation | None = None,
     ) -> NodeDecl:
         """Append a node to the current block under a name that is free; see `unique`."""
         settings = settings or Settings()
@@ -121,6 +122,7 @@ class Trace:
             retry=settings.retry,
             timeout_s=settings.timeout_s,
             cache=settings.cache,
+            degrade=degrade,
         )
         self.block.nodes.append(node)
         return node

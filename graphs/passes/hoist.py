@@ -53,7 +53,7 @@ def _certain(owner: NodeDecl, block: BlockDecl) -> bool:
         case Kind.SAMPLE:
             return True
         case Kind.LOOP:
-            return block.until is None
+            return block.until is None and (owner.degrade is None or owner.degrade.least > 0)
         case Kind.MAP:
             sequence = owner.args[0][1]
             written = sequence.args if isinstance(sequence, OpExpr) and sequence.name in ("list", "tuple") else ()

@@ -31,6 +31,7 @@ def declaration_of(plan: Plan) -> Declaration:
             retry=node.retry,
             timeout_s=node.timeout_s,
             cache=node.cache,
+            degrade=node.degrade,
         )
         for node in plan.nodes
     ]

@@ -61,6 +61,7 @@ def _call(node: NodeDecl, same: dict[NodeDecl, NodeDecl], places: Places) -> Has
         node.retry,
         node.timeout_s,
         node.cache,
+        node.degrade,
         tuple((name, _value(expr, same, places)) for name, expr in node.args),
         tuple(_body(body, same, places) for body in node.bodies),
     )
