@@ -1,6 +1,7 @@
 """What a client is told that finds no room, or asks for what cannot be: an honest guess, at once."""
 
 from flowserve.core.engine_state import Health
+from flowserve.core.estimates import lessened
 from flowserve.core.shapes import PlanShape
 from flowserve.core.state import Run, SchedulerState
 from flowserve.ids import Seconds
@@ -38,23 +39,26 @@ def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
 
 
 def hopeless(state: SchedulerState, run: Run) -> tuple[Seconds, Seconds] | None:
-    """Seconds that `run`, which is about to be accepted, is expected to take, and of these seconds of waiting for runs that
-    go before it, when that is far more than it has; None: it may well be on time, or nobody knows.
+    """Seconds that `run`, which is about to be accepted, is expected to take with what was taken of it, and of these seconds of
+    waiting for runs that go before it, when that is far more than it has; None: it may well be on time, or nobody knows.
 
     Early rejection (Mooncake, FAST 2025): before anything was computed for it. Runs are walked only if all of them together
     would make it late.
     """
-    known = run.shape.figures
+    known = lessened(run.shape.figures, run.taken)
     most = state.config.hopeless * (run.deadline - state.now)
     if not most or not known.learned or not known.by_tail:
         return None
     path = known.tails[known.by_tail[0]]
-    wait = 0.0
-    if path <= most < path + state.work / run.width and any(
-        state.models[model].size for model in run.shape.called if model in state.models
-    ):
-        wait = sum(other.work for other in state.runs.values() if other.rank < run.rank) / run.width
+    wait = wait_s(state, run) if path <= most < path + state.work / run.width else 0.0
     return (path + wait, wait) if path + wait > most else None
+
+
+def wait_s(state: SchedulerState, run: Run) -> Seconds:
+    """Seconds that `run`, which is about to be accepted, is expected to wait for runs that go before it."""
+    if not any(state.models[model].size for model in run.shape.called if model in state.models):
+        return 0.0
+    return sum(other.work for other in state.runs.values() if other.rank < run.rank) / run.width
 
 
 def within_bounds(state: SchedulerState, seconds: Seconds) -> Seconds:

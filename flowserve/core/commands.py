@@ -134,6 +134,19 @@ class Dispatch:
     """Go on after what the attempt before has written, instead of from the start."""
     keep_s: Seconds = 0.0
     """Hold the KV for so long after the call; see `engines.base.Call`."""
+    limit: int | None = None
+    """A search that is degraded: most passages, instead of what its node asks for; else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Degrade:
+    """This execution does no more than `to` of its node's `limit`, so that the run is on time. For observers: samples and
+    rounds that are left out are not opened, and a search has its bound in its Dispatch, which follows."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    to: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +346,7 @@ Command = (
     | ComputeHead
     | DropHead
     | Dispatch
+    | Degrade
     | Hedge
     | Choose
     | Reprioritise

@@ -8,7 +8,7 @@ carried out afterwards. When the most urgent call of a queue finds no room, thos
 not starved by small ones that would still fit.
 """
 
-from flowserve.core import engines, heads, health, load, moving, placement, retry, tasks
+from flowserve.core import degradation, engines, heads, health, load, moving, placement, retry, tasks
 from flowserve.core.commands import Dispatch, Mark, Role, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -60,6 +60,9 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             retry.earn(state, run)
     if task.kind is Kind.DYNAMIC:
         task.expansion = Expansion(task.node.limit)
+    task.reduced = None
+    if task.kind is Kind.SEARCH:
+        _bound(state, task)
     state.out.append(
         Dispatch(
             run.id,
@@ -76,9 +79,17 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             max(0.0, task.deadline - state.now) if task.deadline < float("inf") else None,
             resume,
             _keep_s(state, task),
+            task.reduced,
         )
     )
     heads.begun(state, task)
+
+
+def _bound(state: SchedulerState, search: Task) -> None:
+    """A search asks for fewer passages where the run would else be late."""
+    degrade = search.node.degrade
+    if degrade is not None and degradation.due(state, search):
+        degradation.take(state, search, degrade.least)
 
 
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:

@@ -9,6 +9,7 @@ in terms of theirs: else what is new would look a hundred times longer on a fast
 A run keeps the critical paths that it was accepted with: its rank only falls, and the order inside it stays one order.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,10 @@ class PlanFigures:
         "fresh",
         "hops",
         "learned",
+        "least",
+        "lesser",
         "plan",
+        "scale",
         "tails",
         "work",
         "works",
@@ -77,6 +81,12 @@ class PlanFigures:
         """Per LLM or AGENT node: share of its limit that one call writes."""
         self.arms: dict[NodeId, list[float]] = {}
         """Per SWITCH: how often each arm was taken, fading."""
+        self.scale = 1.0
+        """What `tails` take a model call that nobody has seen for, per second of its prior."""
+        self.least: dict[NodeId, int] = {}
+        """Nodes that are degraded -> what is left of them; see `lessened`."""
+        self.lesser: dict[tuple[NodeId, ...], PlanFigures] = {}
+        """By what is degraded: figures of such runs. Empty whenever `tails` are computed anew."""
         self.tails = shape.tails
         self.by_tail = shape.by_tail
         self.hops, self.by_hops = _hops(self.plan)
@@ -123,8 +133,29 @@ def begin(state: "SchedulerState", shape: "PlanShape") -> PlanFigures:
     return known
 
 
+def lessened(known: PlanFigures, taken: tuple[NodeId, ...]) -> PlanFigures:
+    """Figures of runs in which these nodes are degraded, by what was seen of all."""
+    if not taken:
+        return known
+    found = known.lesser.get(taken)
+    if found is None:
+        found = known.lesser[taken] = copy.copy(known)
+        found.least = {id: node.degrade.least for id in taken if (node := known.plan.nodes[id]).degrade is not None}
+        _compute(found)
+    return found
+
+
 def _recompute(estimates: Estimates, known: PlanFigures) -> None:
-    scale = estimates.scale.mean if estimates.scale.seen >= FRESH else 1.0
+    known.scale = estimates.scale.mean if estimates.scale.seen >= FRESH else 1.0
+    known.learned = any(figure.seen for figure in known.figures)
+    known.fresh = 0
+    known.lesser.clear()
+    _compute(known)
+
+
+def _compute(known: PlanFigures) -> None:
+    """Critical paths and work, of the counts and seconds that were seen."""
+    scale = known.scale
 
     def cost_of(node: Node, bodies: Sequence[Seconds]) -> Seconds:
         if node.bodies:
@@ -137,8 +168,6 @@ def _recompute(estimates: Estimates, known: PlanFigures) -> None:
     known.by_tail = by_tail(plan.blocks[0], known.tails)
     known.works = _works(known, scale)
     known.work = _sum(known)
-    known.learned = any(figure.seen for figure in known.figures)
-    known.fresh = 0
 
 
 def _seconds(known: PlanFigures, node: Node, scale: float) -> Seconds:
@@ -152,7 +181,8 @@ def _seconds(known: PlanFigures, node: Node, scale: float) -> Seconds:
 def _counted(known: PlanFigures, node: Node) -> float:
     """Frames or calls of a node with bodies."""
     figure = known.figures[node.id]
-    return figure.mean if figure.seen else prior_count(node)
+    count = figure.mean if figure.seen else prior_count(node)
+    return min(count, known.least.get(node.id, count))
 
 
 def _works(known: PlanFigures, scale: float) -> list[Seconds]:
@@ -205,7 +235,9 @@ def _shares(known: PlanFigures, node: Node) -> list[float]:
 
 
 def completed(state: "SchedulerState", task: "Task") -> None:
-    """A node's value exists. Executions that were retried, moved or continued say nothing of the whole."""
+    """A node's value exists. Executions that were retried, moved, continued or degraded say nothing of the whole."""
+    if task.reduced is not None:
+        return
     known = task.run.shape.figures
     kind = task.kind
     if kind in _TIMED:

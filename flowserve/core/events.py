@@ -66,6 +66,8 @@ class RunSubmitted:
     priority: int = 0
     """Asked for by the client; higher goes first inside a tier."""
     session: str | None = None
+    degrade: bool = True
+    """Whether degradations that the plan declares may be taken."""
 
 
 @dataclass(frozen=True, slots=True)

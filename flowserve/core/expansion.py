@@ -10,7 +10,7 @@
 | DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
 """
 
-from flowserve.core import estimates, failing, readiness, runs, tasks
+from flowserve.core import degradation, estimates, failing, readiness, runs, tasks
 from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
 from flowserve.core.events import Called, Code, SampleLabelled
 from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task
@@ -63,12 +63,21 @@ def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
     elif rule is not None and rule not in RULES:
         refuse(state, task, Code.INTERNAL)
     else:
-        task.expansion = Expansion(width)
+        task.expansion = Expansion(_samples(state, task, width) if task.kind is Kind.SAMPLE else width)
         tasks.move(task, Phase.OPEN)
         if width:
             _open_more(state, task)
         else:
             join(state, task)
+
+
+def _samples(state: SchedulerState, task: Task, width: int) -> int:
+    """How many of `width` samples are drawn."""
+    degrade = task.node.degrade
+    if degrade is None or width <= degrade.least or not degradation.due(state, task):
+        return width
+    degradation.take(state, task, degrade.least)
+    return degrade.least
 
 
 def _open_more(state: SchedulerState, task: Task) -> None:
@@ -100,9 +109,12 @@ def _take_arm(state: SchedulerState, task: Task, arm: int) -> None:
 def _iterate(state: SchedulerState, task: Task, stop: int) -> None:
     if task.expansion is None:
         task.expansion = Expansion(task.node.limit)
-    expansion = task.expansion
+    expansion, degrade = task.expansion, task.node.degrade
     tasks.move(task, Phase.OPEN)
     if stop or expansion.opened >= expansion.width:
+        join(state, task)
+    elif degrade is not None and expansion.opened >= degrade.least and degradation.due(state, task):
+        degradation.take(state, task, expansion.opened)
         join(state, task)
     else:
         expansion.opened += 1

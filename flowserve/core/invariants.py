@@ -67,6 +67,8 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
     undone = [node for node in run.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
     if undone and run.by_tail[run.pointer] != undone[0]:
         yield f"{run!r} points at node {run.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
+    if any(node not in run.shape.degradable for node in run.taken) or (run.taken and not run.may_degrade):
+        yield f"{run!r} is degraded at {run.taken}"
     if len(run.history) > 2 * state.config.story_length:
         yield f"{run!r} remembers too much"
     for frame in run.frames.values():
@@ -74,6 +76,7 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
     for task in run.tasks.values():
         yield from _task(state, run, task)
         yield from _phase(task)
+        yield from _reduced(task)
 
 
 def _frame(run: Run, frame: Frame) -> Iterator[str]:
@@ -137,6 +140,21 @@ def _room_of(state: SchedulerState, task: Task) -> tuple[list[ReadyQueue], Windo
     if task.kind is Kind.SEARCH:
         return [state.searches.queue], state.searches
     return [], None
+
+
+def _reduced(task: Task) -> Iterator[str]:
+    """Nothing is degraded but what was declared, and to no less than was declared."""
+    node, to, expansion = task.node, task.reduced, task.expansion
+    if to is None:
+        return
+    if node.degrade is None or not task.run.may_degrade or not node.degrade.least <= to < node.limit:
+        yield f"{task!r} is degraded to {to}"
+    elif expansion is not None and task.kind is Kind.SAMPLE and expansion.width != to:
+        yield f"{task!r} is degraded to {to} samples and draws {expansion.width}"
+    elif (
+        expansion is not None and task.kind is Kind.LOOP and (task.phase is not Phase.JOINING or expansion.opened != to)
+    ):
+        yield f"{task!r} is degraded to {to} rounds and has begun {expansion.opened}"
 
 
 def _phase(task: Task) -> Iterator[str]:

@@ -6,9 +6,10 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, estimates, heads, readiness, service, tasks
+from flowserve.core import admission, degradation, estimates, heads, readiness, service, tasks
 from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
+from flowserve.core.estimates import PlanFigures
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
 from flowserve.core.priority import level
 from flowserve.core.shapes import PlanShape, shape_plan
@@ -57,16 +58,25 @@ def _run(state: SchedulerState, event: RunSubmitted, shape: PlanShape) -> Run:
     config = state.config
     run = Run(event.run, state.arrivals + 1, shape, state.now, level(event.tier, event.priority, config))
     run.tenant, run.session = event.tenant, event.session
-    known = estimates.begin(state, shape)
-    run.tails, run.by_tail = state.policy.paths(known)
-    run.works, run.work = known.works, known.work
+    run.may_degrade = event.degrade
     run.width = max(1.0, state.width)
     run.history = deque((state.now, event), maxlen=2 * config.story_length)
     limit = event.deadline_s if event.deadline_s is not None else config.default_deadline_s
     if limit is not None:
         run.deadline = state.now + limit
-    run.rank = state.policy.rank(run, config)
+    known = estimates.begin(state, shape)
+    _expect(state, run, known)
+    run.taken = degradation.wanted(state, run)
+    if run.taken:
+        _expect(state, run, estimates.lessened(known, run.taken))
     return run
+
+
+def _expect(state: SchedulerState, run: Run, known: PlanFigures) -> None:
+    """What lies before `run`, and where it therefore stands."""
+    run.tails, run.by_tail = state.policy.paths(known)
+    run.works, run.work = known.works, known.work
+    run.rank = state.policy.rank(run, state.config)
 
 
 def cancel_requested(state: SchedulerState, event: CancelRequested) -> None:

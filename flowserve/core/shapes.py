@@ -45,6 +45,8 @@ class PlanShape:
     """Per node id: which model an LLM or AGENT node calls; "" is the default, also for nodes that call none."""
     called: tuple[str, ...]
     """Models that nodes of block 0 call, each once: what no run of the plan can do without."""
+    degradable: tuple[NodeId, ...]
+    """Nodes with a `degrade`, the least harmful first."""
     figures: "PlanFigures" = field(init=False)
     """What was seen of its nodes; there from the plan's first accepted run on."""
     runs: int = 0
@@ -66,6 +68,7 @@ def shape_plan(plan: Plan) -> PlanShape:
         by_tail=plan.by_tail or tuple(sorted(plan.blocks[0].nodes, key=lambda node: (-tails[node], node))),
         models=tuple(_model(plan, node) for node in plan.nodes),
         called=tuple(dict.fromkeys(_model(plan, node) for node in plan.nodes if node.block == 0 and _calls(node))),
+        degradable=_degradable(plan),
     )
 
 
@@ -82,6 +85,11 @@ def _shape_block(plan: Plan, number: BlockId, position: list[int]) -> BlockShape
         dependents=tuple(map(tuple, dependents)),
         roots=tuple(place for place, node in enumerate(nodes) if not node.deps),
     )
+
+
+def _degradable(plan: Plan) -> tuple[NodeId, ...]:
+    harms = [(node.degrade.harm, node.id) for node in plan.nodes if node.degrade is not None]
+    return tuple(id for _, id in sorted(harms))
 
 
 def _calls(node: Node) -> bool:

@@ -91,6 +91,7 @@ class Run:
         "last_task",
         "level",
         "longest",
+        "may_degrade",
         "over",
         "plan",
         "pointer",
@@ -102,6 +103,7 @@ class Run:
         "started",
         "submitted_at",
         "tails",
+        "taken",
         "tasks",
         "tenant",
         "timer",
@@ -132,6 +134,10 @@ class Run:
         """When the run must have ended; inf: whenever."""
         self.timer: Timer | None = None
         """Fires at `deadline`; None without one."""
+        self.may_degrade = True
+        """The client allows what the author allows."""
+        self.taken: tuple[NodeId, ...] = ()
+        """Nodes that are degraded since it was accepted, the least harmful first; see `degradation`."""
         self.started = False
         """Something has been dispatched."""
         self.over = False
@@ -277,6 +283,7 @@ class Task:
         "parent",
         "phase",
         "place",
+        "reduced",
         "role",
         "run",
         "timer",
@@ -321,6 +328,8 @@ class Task:
         """A model call's: what its tenant has paid in advance while it is at an engine."""
         self.deadline: Seconds = inf
         """When the present execution must have ended, all limits around it included."""
+        self.reduced: int | None = None
+        """How much the present execution does of what its node declares, where it was degraded; None: all of it."""
         self.expansion: Expansion | None = None
         """None for kinds without parts, and before they have any."""
 

@@ -55,6 +55,8 @@ class Arrival:
     """Key of the session; 0: none."""
     then: "Callable[[Seconds], Arrival | None] | None" = None
     """Closed loops: who comes when this run has ended."""
+    degrade: bool = True
+    """Whether the client allows what the plan allows."""
 
 
 class Observer(Protocol):
@@ -246,6 +248,7 @@ class Drive:
                 arrival.tier,
                 arrival.priority,
                 arrival.session,
+                arrival.degrade,
             )
         )
         if self.chaos.cancelled and uniform(mix(arrival.key, LEAVE)) < self.chaos.cancelled:
@@ -482,6 +485,9 @@ class Drive:
             )
         )
 
+    def _degrade(self, command: c.Degrade) -> None:
+        """Less of a node is begun; that follows from the commands after it."""
+
     def _hedge(self, command: c.Hedge) -> None:
         task = self.runs[command.run].tasks[command.task]
         [first] = task.places.values()
@@ -538,6 +544,7 @@ COMMANDS: dict[type, Callable[[Drive, Any], None]] = {
     c.MeasureHead: Drive._measure_head,
     c.DropHead: Drive._drop_head,
     c.Dispatch: Drive._dispatch,
+    c.Degrade: Drive._degrade,
     c.Hedge: Drive._hedge,
     c.Choose: Drive._choose,
     c.Reprioritise: Drive._reprioritise,

@@ -14,6 +14,7 @@ from flowserve.graphs.plan import (
     AgentSpec,
     Block,
     Const,
+    Degradation,
     DynamicSpec,
     Kind,
     LLMSpec,
@@ -226,7 +227,7 @@ LEAVES = (Kind.LLM, Kind.TOOL, Kind.SEARCH, Kind.COMPUTE, Kind.AGENT)
 
 
 def random_plan(rnd: Random, models: Sequence[str] = (), most_nodes: int = 4) -> Plan:
-    """A plan of up to three levels with any kind of node, retries, time limits and stopping rules.
+    """A plan of up to three levels with any kind of node, retries, time limits, stopping rules and degradations.
 
     `models`: names that calls may ask for besides the default.
     """
@@ -283,18 +284,29 @@ def _random_node(
             return b.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(RULES)
-            return b.sample(bodies[0], *deps, limit=rnd.randint(1, 4), rule=rule, args=args, **fields)
+            limit = rnd.randint(1, 4)
+            degrade = _random_degradation(rnd, 1, limit)
+            return b.sample(bodies[0], *deps, limit=limit, rule=rule, args=args, degrade=degrade, **fields)
         case Kind.SWITCH:
             return b.switch(bodies, *deps, **fields)
         case Kind.RACE:
             return b.race(bodies, *deps, limit=rnd.randint(1, len(bodies)), **fields)
         case Kind.LOOP:
-            return b.loop(bodies[0], *deps, limit=rnd.randint(1, 3), **fields)
+            limit = rnd.randint(1, 3)
+            return b.loop(bodies[0], *deps, limit=limit, degrade=_random_degradation(rnd, 0, limit), **fields)
         case Kind.DYNAMIC:
             return b.dynamic(bodies, *deps, limit=3, **fields)
         case Kind.AGENT:
             return b.agent(*deps, model=model, limit=rnd.randint(1, 3), max_tokens=40, **fields)
         case Kind.LLM:
             return b.llm(*deps, model=model, max_tokens=rnd.choice([8, 40]), **fields)
+        case Kind.SEARCH:
+            return b.search(*deps, limit=8, degrade=_random_degradation(rnd, 1, 8), **fields)
         case _:
             return b.add(kind, deps, target=0, **fields)
+
+
+def _random_degradation(rnd: Random, lowest: int, limit: int) -> Degradation | None:
+    if lowest >= limit or rnd.random() < 0.5:
+        return None
+    return Degradation(rnd.randrange(lowest, limit), rnd.choice([0.1, 0.5, 1.0]))

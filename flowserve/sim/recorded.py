@@ -141,6 +141,7 @@ def recorded_runs(lines: Iterable[str], seed: int = 0) -> Iterator[tuple[RunId, 
                 event.tier,
                 event.priority,
                 event.session,
+                degrade=event.degrade,
             ),
         )
 

@@ -199,12 +199,13 @@ def _arrivals(rnd: Random, seed: int, runs: int) -> Iterator[Arrival]:
             program,
             program.plan,
             mix(seed, number),
-            deadline_s=rnd.choice([None, None, 0.5, 10.0]),
+            deadline_s=rnd.choice([None, None, 0.5, 2.0, 10.0]),
             tenant=rnd.choice(["", "t"]),
             tier=rnd.choice(["interactive", "standard", "batch"]),
             priority=rnd.randint(-6, 6),
             session=session,
             talk=0 if session is None else mix(seed, ord(session)),
+            degrade=rnd.random() < 0.8,
         )
 
 

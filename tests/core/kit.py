@@ -20,6 +20,7 @@ from flowserve.graphs.plan import (
     AgentSpec,
     Block,
     Const,
+    Degradation,
     DynamicSpec,
     Kind,
     LLMSpec,
@@ -241,6 +242,8 @@ def _brief(command: Command) -> str:
         case c.DropHead():
             where = f" at {command.engine}" if command.engine is not None else ""
             return f"drop head of node {command.node} in {command.frame}{where}"
+        case c.Degrade():
+            return f"degrade {command.task} to {command.to}"
         case c.Hedge():
             return f"hedge {command.task} at {command.engine}"
         case c.Choose():
@@ -257,7 +260,8 @@ def _brief(command: Command) -> str:
             last = " last" if command.last else ""
             where = f" at {command.engine}" if command.engine is not None else ""
             resume = " resume" if command.resume else ""
-            return f"dispatch {command.task}{part}{attempt}{last}{where}{resume}"
+            limit = f" limit {command.limit}" if command.limit is not None else ""
+            return f"dispatch {command.task}{part}{attempt}{last}{where}{resume}{limit}"
         case c.Evaluate():
             return f"evaluate {command.task} after {command.frame}"
         case c.Label():
@@ -432,6 +436,9 @@ class Driver(Bench):
                 assert view.heads.pop((command.frame, command.node)) == command.engine
             case c.Dispatch():
                 self._dispatched(view, command)
+            case c.Degrade():
+                degrade = view.plan.nodes[self.state.runs[command.run].tasks[command.task].node.id].degrade
+                assert degrade is not None and degrade.least <= command.to
             case c.Hedge():
                 work = view.work[command.task]
                 assert command.engine != work.dispatch.engine and command.engine in self.up
@@ -744,7 +751,7 @@ class Driver(Bench):
 
 
 def random_plan(rnd: Random) -> Plan:
-    """A plan of up to three levels with every kind of node, retries and time limits."""
+    """A plan of up to three levels with every kind of node, retries, time limits and degradations."""
     builder = PlanBuilder(f"random{rnd.randrange(10**9)}")
     _random_block(builder, rnd, 0, 0)
     return builder.build()
@@ -786,18 +793,29 @@ def _random_node(
                     ("decided", ()),
                 ]
             )
-            return builder.sample(bodies[0], *deps, n=rnd.randint(1, 4), rule=rule, args=args, **fields)
+            n = rnd.randint(1, 4)
+            degrade = _random_degradation(rnd, 1, n)
+            return builder.sample(bodies[0], *deps, n=n, rule=rule, args=args, degrade=degrade, **fields)
         case Kind.SWITCH:
             return builder.switch(bodies, *deps, **fields)
         case Kind.RACE:
             return builder.race(bodies, *deps, limit=rnd.randint(1, len(bodies)), **fields)
         case Kind.LOOP:
-            return builder.loop(bodies[0], *deps, limit=rnd.randint(1, 3), **fields)
+            limit = rnd.randint(1, 3)
+            return builder.loop(bodies[0], *deps, limit=limit, degrade=_random_degradation(rnd, 0, limit), **fields)
         case Kind.DYNAMIC:
             return builder.dynamic(bodies, *deps, limit=3, **fields)
         case Kind.AGENT:
             return builder.agent(*deps, model=rnd.choice([None, None, "large"]), limit=rnd.randint(1, 3), **fields)
         case Kind.LLM:
             return builder.llm(*deps, model=rnd.choice([None] * 12 + ["large"] * 4 + ["nowhere"]), **fields)
+        case Kind.SEARCH:
+            return builder.search(*deps, limit=8, degrade=_random_degradation(rnd, 1, 8), **fields)
         case _:
             return builder.add(kind, deps, target=0, **fields)
+
+
+def _random_degradation(rnd: Random, lowest: int, limit: int) -> Degradation | None:
+    if lowest >= limit or rnd.random() < 0.5:
+        return None
+    return Degradation(rnd.randrange(lowest, limit), rnd.choice([0.1, 0.5, 1.0]))

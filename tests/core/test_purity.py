@@ -12,7 +12,7 @@ import flowserve.core
 FOLDER = Path(flowserve.core.__file__).parent
 MODULES = sorted(FOLDER.glob("*.py"))
 ALLOWED = {
-    "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq", "json", "math", "types", "typing",
+    "collections", "collections.abc", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq", "json", "math", "types", "typing",
 }  # fmt: skip
 LAYERS = (
     "flowserve.core.",
