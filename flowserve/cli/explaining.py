@@ -59,6 +59,11 @@ def _show(found: Explanation, outcomes: list[Outcome]) -> None:
         f"{line.run}: {line.plan.name}, {line.status} in {line.ended:.3f} s ({line.policy}, {line.tier})",
         highlight=False,
     )
+    for taken in found.degraded:
+        console.print(
+            f"degraded: {taken['node']}, {taken['to']} of {taken['from']} {taken['what']}, harm {taken['harm']:g}",
+            highlight=False,
+        )
     path = _table("critical path", "at", "for", "node", "what")
     for piece in found.path[:ROWS]:
         path.add_row(f"{piece.begin:.3f} s", f"{piece.seconds:.3f} s", piece.span.label, piece.what)

@@ -75,7 +75,7 @@ async def _watch(run: Run, console: Console) -> None:
                 pass
         return
     async for event in run.events():
-        if event.type in ("node.completed", "node.failed", "node.retrying", "node.cancelled"):
+        if event.type in ("node.completed", "node.degraded", "node.failed", "node.retrying", "node.cancelled"):
             console.print(Text(f"{event.type[5:]:>9} {event.node}"), soft_wrap=True)
 
 

@@ -1,7 +1,7 @@
 """Results of `cache=True` nodes, in memory, least recently used goes first.
 
-A key holds everything that decides the result: tenant, workflow version, node, and the arguments as
-canonical JSON. A model call that draws at random without a seed is never cached.
+A key holds everything that decides the result: tenant, workflow version, node, the arguments as canonical JSON, and the
+bound of a search that was degraded. A model call that draws at random without a seed is never cached.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 from collections import OrderedDict
 from typing import Any
 
-from flowserve.core.commands import Role
+from flowserve.core.commands import Dispatch, Role
 from flowserve.errors import FlowServeError
 from flowserve.graphs.plan import Kind
 from flowserve.runtime.prompts import sampling_of
@@ -36,7 +36,7 @@ class ResultCache:
         while len(self._values) > self._entries:
             self._values.popitem(last=False)
 
-    def key(self, run: Run, task: TaskState) -> str | None:
+    def key(self, run: Run, task: TaskState, command: Dispatch) -> str | None:
         """The key of this execution, or None where its result must not be kept."""
         node = task.node
         if not node.cache or task.role is not Role.NODE or run.raw is not None:
@@ -51,5 +51,5 @@ class ResultCache:
             arguments = run.program.dump(task.frame.arguments(node))
         except FlowServeError:
             return None
-        parts = [run.tenant, run.program.plan.digest, node.id, extra, arguments]
+        parts = [run.tenant, run.program.plan.digest, node.id, extra, arguments, command.limit]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -342,6 +342,9 @@ class Driver:
             if command.engine is not None and not self.pool.members[command.engine].up:
                 task.error = self.pool.loss(command.engine)
 
+    def _degrade(self, command: c.Degrade) -> None:
+        self.reporter.degraded(self.live[command.run], command)
+
     # --- commands: engines ------------------------------------------------------------------------------------
 
     def _hedge(self, command: c.Hedge) -> None:
@@ -460,7 +463,7 @@ class Driver:
 
     async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
         """A node with `cache=True` and equal arguments is computed once; same tenant, same workflow version."""
-        key = self._cache.key(run, task)
+        key = self._cache.key(run, task, command)
         if key is None:
             return await self._leaf(run, task, command)
         return await self._flights.value(key, lambda: self._leaf(run, task, command))
@@ -471,7 +474,7 @@ class Driver:
         if task.node.kind is Kind.LLM:
             return self._executor.llm(run, task, command)
         if task.node.kind is Kind.SEARCH:
-            return self._executor.search(run, task)
+            return self._executor.search(run, task, command)
         return self._executor.tool(run, task, self._progress)
 
     # --- what goes out --------------------------------------------------------------------------------------------
@@ -532,6 +535,7 @@ _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.ComputeHead: Driver._compute_head,
     c.DropHead: Driver._drop_head,
     c.Dispatch: Driver._dispatch,
+    c.Degrade: Driver._degrade,
     c.Hedge: Driver._hedge,
     c.Choose: Driver._choose,
     c.Reprioritise: Driver._reprioritise,

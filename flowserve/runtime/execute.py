@@ -224,8 +224,8 @@ class Executor:
                     value = await value
         return run.program.checked(spec.name, value)
 
-    async def search(self, run: Run, task: TaskState) -> Any:
-        """A SEARCH node: hits, best first."""
+    async def search(self, run: Run, task: TaskState, command: Dispatch) -> Any:
+        """A SEARCH node: hits, best first; as many as it asks for, or fewer where the scheduler says so."""
         if self._retrieval is None:
             raise RetrievalError(
                 f"node {task.node.name} searches an index but this runtime has no retrieval folder; "
@@ -233,7 +233,7 @@ class Executor:
             )
         values = task.frame.arguments(task.node)
         index = run.program.plan.searches[task.node.target].index
-        return await self._retrieval.search(index, values["query"], values["k"])
+        return await self._retrieval.search(index, values["query"], command.limit or values["k"])
 
 
 def _raw_prompt(raw: RawCall) -> Prompt:

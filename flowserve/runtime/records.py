@@ -25,6 +25,8 @@ class SubmitOptions:
     metadata: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """LLM node name (`"*"`: every) -> sampling fields: max_tokens, temperature, top_p, top_k, seed, stop, model."""
+    allow_degraded: bool = True
+    """May the degradations that the workflow declares be taken to keep the deadline?"""
     seed: int | None = None
     """Default seed of every sampled node of the run; node and choice numbers are mixed in."""
     stream: bool = True
@@ -36,10 +38,10 @@ class RunEvent:
     """One thing that happened in a run, in order, from 1. Kept until the run is forgotten.
 
     type: run.created run.started node.ready node.started node.delta node.completed node.failed node.retrying
-    node.continued node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
+    node.continued node.degraded node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
     Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
     belongs to what the run returns. After `node.retrying` the deltas of that node begin anew; after `node.continued`
-    (data {"kept_tokens", ...}) they go on, from another engine. Exactly one terminal `run.*` event comes last.
+    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}. Exactly one terminal `run.*` event comes last.
     """
 
     seq: int
@@ -80,6 +82,8 @@ class NodeRecord:
     cached_tokens: Tokens = 0
     engine: str | None = None
     error: str | None = None
+    degraded: dict[str, Any] | None = None
+    """{"node", "what", "from", "to", "harm"} when less of it is done than declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class RunSnapshot:
     """JSON-ready; None until completed."""
     error: dict[str, Any] | None = None
     """{"type", "message", "node"} when failed."""
+    degraded: tuple[dict[str, Any], ...] = ()
+    """What was done less of than declared: {"node", "what", "from", "to", "harm"} each."""
     metadata: dict[str, str] = field(default_factory=dict)
     last_seq: int = 0
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from flowserve.clock import Clock
-from flowserve.core.commands import Mark, Role, Status
+from flowserve.core.commands import Degrade, Mark, Role, Status
+from flowserve.core.degradation import describe as describe_degradation
 from flowserve.core.events import Code
 from flowserve.runtime import local
 from flowserve.runtime.labels import kind_of, label_of
@@ -89,8 +90,15 @@ class Reporter:
         run.records[mark.task] = record
         return task
 
+    def degraded(self, run: Run, command: Degrade) -> None:
+        """Less of a node is done than declared."""
+        task = run.tasks[command.task]
+        task.record.degraded = describe_degradation(task.node, task.record.label, command.to)
+        told = {key: value for key, value in task.record.degraded.items() if key != "node"}
+        self.emit(run, "node.degraded", node=task.record.label, task=command.task, data=told)
+
     def ended(self, run: Run, shown: Any) -> None:
-        """The terminal event: the result as JSON, or the error; tokens and seconds."""
+        """The terminal event: the result as JSON, or the error; tokens, what was degraded, seconds."""
         snapshot = run.snapshot()
         data: dict[str, Any] = {
             "usage": {
@@ -98,6 +106,7 @@ class Reporter:
                 "tokens_out": snapshot.tokens_out,
                 "cached_tokens": snapshot.cached_tokens,
             },
+            "degraded": list(snapshot.degraded),
             "seconds": round(self._clock.now() - run.created, 6),
         }
         if run.error is None:

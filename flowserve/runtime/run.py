@@ -82,6 +82,7 @@ class TaskState:
         self.error = None
         self.collected, self.streams, self.held = Collected(), {}, None
         self.record.first_token_s = None
+        self.record.degraded = None
 
 
 class Run:
@@ -207,6 +208,7 @@ class Run:
             if self.status is Status.COMPLETED and self.log.closed
             else None,
             error=None if self.error is None else describe(self.error),
+            degraded=tuple(n.degraded for n in nodes if n.degraded is not None),
             metadata=self.options.metadata,
             last_seq=self.log.last_seq,
         )

@@ -194,6 +194,7 @@ class Runtime:
                 tier=options.tier or plan.slo.tier,
                 priority=options.priority,
                 session=options.session,
+                degrade=options.allow_degraded,
             )
         )
         await run.accepted

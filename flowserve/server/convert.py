@@ -24,6 +24,7 @@ def options_of(body: RunRequest, tenant: str, stream: bool) -> SubmitOptions:
         session=body.session_id,
         metadata=body.metadata,
         overrides={name: change.model_dump(exclude_none=True) for name, change in body.overrides.items()},
+        allow_degraded=body.degrade,
         seed=body.seed,
         stream=stream,
     )
@@ -53,7 +54,7 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
 
 
 def run_result(run: RunSnapshot) -> dict[str, Any]:
-    return {**run_summary(run), "result": run.result, "error": run.error}
+    return {**run_summary(run), "result": run.result, "error": run.error, "degraded": list(run.degraded)}
 
 
 def run_detail(run: RunSnapshot) -> dict[str, Any]:

@@ -56,6 +56,12 @@ class Metrics:
             ["workflow", "direction"],
             registry=self.registry,
         )
+        self._degraded = Counter(
+            "flowserve_degraded",
+            "Executions that did less than declared, to keep a deadline.",
+            ["workflow", "what"],
+            registry=self.registry,
+        )
         self._following: set[asyncio.Task[None]] = set()
         self.registry.register(_Gauges(runtime, self))
 
@@ -85,6 +91,8 @@ class Metrics:
             self._run_seconds.labels(run.workflow).observe(run.ended - run.created)
         for direction, count in (("in", run.tokens_in), ("out", run.tokens_out), ("cached", run.cached_tokens)):
             self._tokens.labels(run.workflow, direction).inc(count)
+        for taken in run.degraded:
+            self._degraded.labels(run.workflow, taken["what"]).inc()
 
     def _count_node(self, workflow: str, node: NodeRecord) -> None:
         if node.started_s is None:

@@ -85,6 +85,7 @@ def options_of(body: s.Generating, tenant: str, session: str | None) -> SubmitOp
         tenant=tenant,
         session=extra.session_id or body.session_id or session,
         metadata=body.metadata or {},
+        allow_degraded=extra.degrade,
         seed=body.seed,
         stream=bool(body.stream),
     )

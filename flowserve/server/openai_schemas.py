@@ -109,6 +109,7 @@ class FlowServeExtra(OpenAIIn):
     session_id: str | None = Field(default=None, max_length=256)
     priority: Integer = Field(default=0, ge=-1_000, le=1_000, description="Higher goes first, inside a tier.")
     timeout: float | None = Field(default=None, gt=0, le=86_400, description="Seconds.")
+    degrade: bool = Field(default=True, description="Whether declared degradations may be taken to keep the deadline.")
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

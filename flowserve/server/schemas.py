@@ -92,6 +92,9 @@ class RunRequest(In):
         default_factory=dict, max_length=100, description="Sampling by LLM node name; `*` is every node."
     )
     seed: Seed | None = Field(default=None, description="Of every sampled node of the run.")
+    degrade: bool = Field(
+        default=True, description="Whether degradations that the workflow declares may be taken to keep the deadline."
+    )
 
 
 # --- runs: answered -------------------------------------------------------------------------------------------
@@ -103,6 +106,16 @@ class UsageOut(Out):
     tokens_in: int
     tokens_out: int
     cached_tokens: int = Field(description="Prompt tokens whose KV was reused.")
+
+
+class DegradedOut(Out):
+    """Something that a run did less of than its workflow declares, to keep its deadline."""
+
+    node: str = Field(description="Label of the node.")
+    what: Literal["samples", "passages", "rounds"]
+    declared: int = Field(alias="from", description="How much the workflow asks for.")
+    to: int = Field(description="How much was done at most.")
+    harm: float = Field(description="What the result loses by it, above 0 and at most 1, as the author judges.")
 
 
 class RunErrorOut(Out):
@@ -137,6 +150,7 @@ class RunResult(RunSummary):
 
     result: Any = Field(description="Null until the status is completed.")
     error: RunErrorOut | None
+    degraded: list[DegradedOut]
 
 
 class NodeOut(Out):

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from flowserve.core.commands import Role, Status
+from flowserve.core.degradation import describe
 from flowserve.graphs.plan import Kind
 from flowserve.ids import FrameId, Seconds, TaskId
 from flowserve.sim.timeline import Span, Timeline
@@ -71,6 +72,12 @@ class Explanation:
         found = [span for span in self.timeline.spans.values() if span.task not in owners]
         return tuple(sorted(found, key=lambda span: (span.ready, span.task)))
 
+    @property
+    def degraded(self) -> list[dict[str, Any]]:
+        """What was done less of than declared, in order of task."""
+        spans = self.timeline.spans.values()
+        return [describe(span.node, span.label, span.reduced) for span in spans if span.reduced is not None]
+
     @cached_property
     def slack(self) -> dict[TaskId, Seconds]:
         """Of every task that ended well. 0: on a critical path."""
@@ -84,6 +91,7 @@ class Explanation:
             "status": line.status,
             "seconds": line.ended,
             "policy": line.policy,
+            "degraded": self.degraded,
             "critical_path": [
                 {"node": piece.span.label, "what": piece.what, "begin_s": piece.begin, "end_s": piece.end}
                 for piece in self.path

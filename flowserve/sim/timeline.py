@@ -59,6 +59,8 @@ class Span:
     engine: str | None = None
     tokens_in: Tokens = 0
     tokens_out: Tokens = 0
+    reduced: int | None = None
+    """How much its last execution did of what its node declares, where it was degraded."""
     turns: list[Turn] = field(default_factory=list)
     """In order of time; none: it is one piece of work."""
 
@@ -172,8 +174,11 @@ def _note_command(found: Timeline, command: c.Command, cause: TaskId | None, at:
             span.begun = at if span.begun is None else span.begun
             span.sent, span.parent = at, command.parent
             span.engine = command.engine
+            span.reduced = command.limit
             if not command.resume:
                 span.first, span.tokens_out = None, 0
+        case c.Degrade():
+            found.spans[command.task].reduced = command.to
         case c.Join() | c.Evaluate() | c.Label() | c.Return():
             if cause is not None and cause != command.task:
                 found.spans[command.task].turns.append(Turn(at, order, cause))

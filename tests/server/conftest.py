@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 import flowserve as fs
+from flowserve.clock import Clock
 from flowserve.config import RuntimeConfig
 from flowserve.engines.fake import FailAfter, FakeEngine
 from flowserve.errors import EngineError
@@ -178,13 +179,14 @@ async def serving(
     replies: Any = None,
     settings: ServerSettings | None = None,
     config: RuntimeConfig | None = None,
+    clock: Clock | None = None,
     retrieval: bool = True,
     headers: dict[str, str] | None = None,
     **fake: Any,
 ) -> AsyncIterator[Served]:
     engine = FakeEngine(REPLIES if replies is None else replies, **{"delays": {"hang": math.inf}, **fake})
     service = Retrieval(folder, embedder="hash") if retrieval else None
-    runtime = Runtime([engine], retrieval=service, config=config)
+    runtime = Runtime([engine], retrieval=service, config=config, clock=clock)
     for workflow in WORKFLOWS:
         runtime.register(workflow.program)
     await runtime.start()
