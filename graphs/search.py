@@ -60,8 +60,7 @@ class SearchNode(Node[..., list[Doc]]):
         if isinstance(k, ConstExpr) and k.value is not None and not settings.is_count(k.value, 1, MAX_K):
             trace.note(Problem(self.name, f"k= a number from 1 to {MAX_K:,}", f"k={k.value!r}", "Ask for e.g. k=5."))
         named_by = None if self.settings.name is None else self.settings
-        degrade = self._degradation(trace, k)
-        limit = k.value if degrade is not None and isinstance(k, ConstExpr) else 1
+        limit, degrade = self._bound(trace, k)
         node = trace.add(
             Kind.SEARCH,
             self.name,
@@ -74,14 +73,16 @@ class SearchNode(Node[..., list[Doc]]):
         )
         return Value(OutputExpr(node), list[Doc], node.name)
 
-    def _degradation(self, trace: Trace, k: Expr) -> Degradation | None:
-        if isinstance(k, ConstExpr):
-            most = k.value if settings.is_count(k.value, 1, MAX_K) else MAX_K
-            return degradation_of(trace, self.name, self.least, self.harm, 1, most)
-        if self.least is not None or self.harm is not None:
+    def _bound(self, trace: Trace, k: Expr) -> tuple[int, Degradation | None]:
+        """`k` where fewer passages will do, and how few."""
+        if self.least is None and self.harm is None:
+            return 1, None
+        if not isinstance(k, ConstExpr):
             came = "one that is known only in the run"
             trace.note(Problem(self.name, "k= a constant where least= is given", came, "Write the number, e.g. k=8."))
-        return None
+            return 1, None
+        most = k.value if settings.is_count(k.value, 1, MAX_K) else MAX_K
+        return most, degradation_of(trace, self.name, self.least, self.harm, 1, most)
 
 
 class Index:

@@ -8,6 +8,8 @@
 | LOOP    | 1 stop, 0 more | 1                      | Evaluate, or join at `limit` | it fails      | the last, or none |
 | RACE    | the arms       | all                    | Label; join at `limit`       | dropped       | the first `limit` |
 | DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
+
+Of a SAMPLE or LOOP fewer are opened where the run would be late and its author allows it (`degradation`): Degrade comes first.
 """
 
 from flowserve.core import degradation, estimates, failing, readiness, runs, tasks

@@ -41,8 +41,9 @@ Order of commands
    READY of its first tasks in node order. The parts of a cancelled task come before it.
 2. The same for its consequences, in the order in which they arose.
 3. Dispatches: tasks that need no room in order of readiness, then model calls, tools and searches, each the most
-   urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task, and
-   DropHead of what it displaces; after it MeasureHead of prompts that now wait for nothing else.
+   urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task, DropHead
+   of what it displaces, and Degrade, if it is a search for fewer passages; after it MeasureHead of prompts that now wait for
+   nothing else.
 4. At most one WakeAt: when a timer is due before the latest one promised, or that one was answered by a Tick.
 
 Determinism: no clock, no randomness, no sets walked; ties end in arrival numbers. The same events at the same times
