@@ -1,9 +1,13 @@
 """Less is done of what the author allows, of what harms least, when a run would be late, and only then."""
 
+from collections.abc import Iterable
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowserve.core.commands import Degrade, Reject
 from flowserve.core.estimates import FRESH
@@ -174,6 +178,46 @@ def test_the_least_harmful_go_first_and_what_did_not_help_is_given_back(
             bench.finish(loop, run=run)
     bench.submit(plan, "r", deadline_s=allowed)
     assert bench.state.runs["r"].taken == taken
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 1.0]), st.integers(1, 9)), min_size=1, max_size=4),
+    allowed=st.integers(1, 40),
+)
+def test_what_is_taken_suffices_holds_nothing_in_vain_and_harms_no_more_at_once_than_it_must(
+    kit: ModuleType, steps: list[tuple[float, int]], allowed: int
+) -> None:
+    """Against every subset of optional steps that follow each other, of these harms and seconds."""
+    b = kit.PlanBuilder()
+    loops: list[int] = []
+    for harm, _ in steps:
+        loops.append(b.loop(body := b.block(), *loops[-1:], limit=1, degrade=Degradation(0, harm)))
+        b.llm(block=body)
+    plan = b.build()
+    bench = kit.Bench(window=1, ageing=0.0, hopeless=0.0)
+    for number in range(FRESH):
+        run = f"before{number}"
+        bench.submit(plan, run)
+        for place, (_, seconds) in enumerate(steps):
+            bench.evaluate(2 * place + 1, 0, run=run)
+            bench.now += seconds
+            bench.finish(2 * place + 2, run=run)
+            bench.finish(2 * place + 1, run=run)
+    bench.submit(plan, "r", deadline_s=float(allowed))
+    chosen = [loops.index(node) for node in bench.state.runs["r"].taken]
+
+    def left_s(without: Iterable[int]) -> int:
+        return sum(seconds for _, seconds in steps) - sum(steps[place][1] for place in without)
+
+    def harm(taken: Iterable[int]) -> float:
+        return max((steps[place][0] for place in taken), default=0.0)
+
+    subsets = [taken for size in range(len(steps) + 1) for taken in combinations(range(len(steps)), size)]
+    suffice = [taken for taken in subsets if left_s(taken) <= allowed]  # all of them always do: nothing is left then
+    assert left_s(chosen) <= allowed
+    assert all(left_s([other for other in chosen if other != place]) > allowed for place in chosen)
+    assert harm(chosen) == min(map(harm, suffice))
 
 
 def test_waiting_for_others_counts(kit: ModuleType) -> None:

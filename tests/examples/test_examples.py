@@ -9,6 +9,8 @@ import pytest
 
 import flowserve as fs
 from flowserve.assemble import load_workflows
+from flowserve.clock import ManualClock
+from flowserve.engines.base import Call
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples"
@@ -53,6 +55,27 @@ def test_map_reduce_summarises_each_part_and_merges_in_order() -> None:
         result = example.summary.run(text)
     assert sorted(call.meta["node"] for call in session.calls) == ["combine", *["summarise"] * 3]
     assert "- first\n- second\n- third" in result
+
+
+def test_less_is_done_rather_than_late_and_what_harms_least_goes_first() -> None:
+    """Every call takes a second, one at a time: nine of them in a whole run."""
+    example = load("less_rather_than_late")
+    clock = ManualClock()
+
+    def reply(call: Call) -> str:
+        clock.advance(1.0)
+        return str(call.meta["node"])
+
+    with fs.testing.engine(reply, indexes={"handbook": ["Krekol is led by Mudi."]}, clock=clock, window=1) as session:
+        for _ in range(8):
+            example.careful.run("Who leads Krekol?")
+        before = len(session.calls)
+        run = example.careful.options(timeout_s=8).submit("Who leads Krekol?")
+        assert run.result() == "improve" and len(session.calls) - before == 4
+        assert [taken["node"] for taken in run.snapshot().degraded] == ["answer.sample"]
+        run = example.careful.options(timeout_s=3.5).submit("Who leads Krekol?")
+        assert run.result() == "answer"
+        assert [taken["node"] for taken in run.snapshot().degraded] == ["answer.sample", "improve.optional"]
 
 
 def test_the_agent_searches_calculates_and_answers() -> None:
