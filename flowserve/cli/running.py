@@ -94,6 +94,8 @@ def node_table(run: Run) -> Table:
 
 def _row(record: NodeRecord) -> tuple[str | Text, ...]:
     status = Text(record.status.value, COLOURS.get(record.status.value, "white"))
+    if record.degraded is not None:
+        status.append(", {to} of {from} {what}".format_map(record.degraded), "magenta")
     wait = _seconds(record.ready_s, record.started_s)
     work = _seconds(record.started_s, record.ended_s)
     tokens = f"{record.tokens_in}+{record.tokens_out}" if record.tokens_in else ""

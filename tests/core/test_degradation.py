@@ -210,14 +210,14 @@ def test_what_is_taken_suffices_holds_nothing_in_vain_and_harms_no_more_at_once_
     def left_s(without: Iterable[int]) -> int:
         return sum(seconds for _, seconds in steps) - sum(steps[place][1] for place in without)
 
-    def harm(taken: Iterable[int]) -> float:
+    def worst(taken: Iterable[int]) -> float:
         return max((steps[place][0] for place in taken), default=0.0)
 
     subsets = [taken for size in range(len(steps) + 1) for taken in combinations(range(len(steps)), size)]
     suffice = [taken for taken in subsets if left_s(taken) <= allowed]  # all of them always do: nothing is left then
     assert left_s(chosen) <= allowed
     assert all(left_s([other for other in chosen if other != place]) > allowed for place in chosen)
-    assert harm(chosen) == min(map(harm, suffice))
+    assert worst(chosen) == min(map(worst, suffice))
 
 
 def test_waiting_for_others_counts(kit: ModuleType) -> None:

@@ -1,11 +1,14 @@
 """Degraded runs on the scripted engine: the value is right, and what was taken is named. Every model call takes ten seconds."""
 
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import flowserve as fs
+from flowserve.cli.running import node_table
 from flowserve.clock import ManualClock
 from flowserve.engines.base import Call, Origin
 from flowserve.engines.fake import FakeEngine
@@ -150,7 +153,7 @@ def test_a_search_gives_fewer_passages_which_nobody_who_has_time_is_given(sessio
     assert again.result() == "moon" and passages() == 1
 
 
-async def test_a_recorded_run_is_explained_with_what_was_degraded(clock: ManualClock) -> None:
+async def test_tables_and_explanations_of_a_run_say_what_was_degraded(clock: ManualClock) -> None:
     def slow(call: Call) -> str:
         clock.advance(10.0)
         return "text"
@@ -168,3 +171,6 @@ async def test_a_recorded_run_is_explained_with_what_was_degraded(clock: ManualC
     found = Explanation(timeline(lines, run.id))
     assert found.degraded == list(run.snapshot().degraded) != []
     assert found.as_json()["degraded"] == found.degraded
+    table = Console(width=200, file=StringIO(), record=True)
+    table.print(node_table(run))
+    assert "completed, 0 of 1 rounds" in table.export_text()
