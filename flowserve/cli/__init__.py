@@ -54,6 +54,7 @@ Embedder = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="write the result object to this file")]
 INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
+PREDICTOR = "mean"
 
 
 @app.command()
@@ -72,6 +73,9 @@ def serve(
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
     policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
+    predictor: Annotated[
+        str, typer.Option(help="who says how long answers will be: mean, quantile, ...; docs/scheduling.md")
+    ] = PREDICTOR,
     weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
@@ -80,7 +84,9 @@ def serve(
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
 
-    settings = _settings(engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight, passes)
+    settings = _settings(
+        engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight, passes, predictor
+    )
     serving.serve(file, settings, host, port, insecure, record)
 
 
@@ -179,6 +185,7 @@ def simulate_(
     engines: Annotated[int | None, typer.Option(help="instead of the workload's number", min=1)] = None,
     policy: Annotated[str | None, typer.Option(help="instead of the workload's")] = None,
     compare: Annotated[str | None, typer.Option(help="several policies, as a,b,c: one column each")] = None,
+    predictor: Annotated[str | None, typer.Option(help="of lengths, instead of the workload's")] = None,
     trace: Annotated[
         str | None, typer.Option(help="WORKLOAD is a trace: mooncake, azure, or log (of --record)")
     ] = None,
@@ -197,7 +204,7 @@ def simulate_(
     if check is not None:
         raise typer.Exit(simulating.check(check, seed, jobs))
     policies = compare.split(",") if compare is not None else [policy] if policy is not None else []
-    simulating.run(workload, trace, engines, policies, seed, json, plot, record)
+    simulating.run(workload, trace, engines, policies, predictor, seed, json, plot, record)
 
 
 Server = Annotated[str, typer.Option("--url", help="a running server")]
@@ -343,6 +350,20 @@ def bench_overhead(json: Json = None, quick: Annotated[bool, typer.Option(help="
     benching.overhead(json, quick)
 
 
+@bench.command("predictors")
+def bench_predictors(
+    json: Json = None,
+    trace: Annotated[
+        list[Path] | None, typer.Option(help="recorded lengths of others; again for each further file")
+    ] = None,
+    log: Annotated[list[Path] | None, typer.Option(help="what --record wrote; again for each further file")] = None,
+) -> None:
+    """Error, order and coverage of each predictor of lengths, on calls that are shown one after the other."""
+    from flowserve.cli import benching
+
+    benching.predictors(json, trace or [], log or [])
+
+
 @bench.command("workflows")
 def bench_workflows(
     json: Json = None,
@@ -389,6 +410,7 @@ def _settings(
     pool: Path | None = None,
     weight: list[str] | None = None,
     passes: bool = True,
+    predictor: str = PREDICTOR,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, weights
@@ -403,7 +425,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
-        runtime=RuntimeConfig(policy=policy, tenant_weights=weights(weight or []), passes=passes),
+        runtime=RuntimeConfig(policy=policy, predictor=predictor, tenant_weights=weights(weight or []), passes=passes),
     )
 
 

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flowserve.cli.targets import find_workflow, say
+from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.errors import ConfigError, UnknownName
 from flowserve.graphs.plan import Plan
@@ -19,6 +21,7 @@ def run(
     trace: str | None,
     engines: int | None,
     policies: Sequence[str],
+    predictor: str | None,
     seed: int,
     out: Path | None,
     picture: Path | None,
@@ -31,7 +34,11 @@ def run(
         raise ConfigError("--record: expected one policy, not --compare")
     if unknown := [name for name in policies if name not in POLICIES]:
         raise UnknownName("policy", unknown[0], list(POLICIES))
+    if predictor is not None and predictor not in PREDICTORS:
+        raise UnknownName("predictor", predictor, list(PREDICTORS))
     load = workload.of_trace(file, trace) if trace is not None else workload.load(file, _plan)
+    if predictor is not None:
+        load = replace(load, scheduler={**load.scheduler, "predictor": predictor})
     if len(policies) > 1:
         outcomes = compare(load, policies, engines, seed)
     else:

@@ -14,6 +14,8 @@ class Config:
 
     policy: str = "critical_path"
     """Name in `priority.POLICIES`: who goes first."""
+    predictor: str = "mean"
+    """Name in `predict.table.PREDICTORS`: who says how much a model call will write."""
     tool_window: int = 64
     """Tool calls running at once, over all runs."""
     search_window: int = 16

@@ -8,7 +8,7 @@ carried out afterwards. When the most urgent call of a queue finds no room, thos
 not starved by small ones that would still fit.
 """
 
-from flowserve.core import degradation, engines, heads, health, load, moving, placement, retry, tasks
+from flowserve.core import degradation, engines, heads, health, lengths, load, moving, placement, retry, tasks
 from flowserve.core.commands import Dispatch, Mark, Role, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -195,7 +195,7 @@ def finished(state: SchedulerState, task: Task, prefix: tuple[int, ...], tokens_
     if call is None or not isinstance(engine, Engine):
         return
     health.judge(state, engine, None)
-    load.finished(state, task, tokens_out)
+    lengths.wrote(state, task, tokens_out)
     engine.resident.add(prefix)
     key = placement.session_of(task)
     if key is not None:

@@ -14,7 +14,8 @@ from flowserve.core.step_time import StepTime
 from flowserve.ids import EngineId, NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
-    from flowserve.core.state import Frame, Task
+from flowserve.core.predict.base import Call, Prediction
+from flowserve.core.state import Frame, Task
     from flowserve.core.timers import Timer
 
 LEARNING = 0.1
@@ -51,16 +52,17 @@ class ModelCall:
     """What is known of a task that calls a model: how large it is, and how far it has come."""
 
     __slots__ = (
+        "about",
         "avoid",
         "began_at",
         "choices",
         "decode",
-        "expected",
         "last_at",
         "limit",
         "measured",
         "moves",
         "on_loss",
+        "predicted",
         "prefill",
         "prefix",
         "pushed_out",
@@ -80,8 +82,10 @@ class ModelCall:
         self.limit: Tokens = 0
         """Most tokens of output; 0: unknown."""
         self.choices = 1
-        self.expected: Tokens | None = None
-        """Output as calls of its node have it, over all choices; None: too few have been seen."""
+        self.about: Call | None = None
+        """What predictors know of it; None before it is measured."""
+        self.predicted: Prediction | None = None
+        """What it is expected to write, over all choices; None: too few calls like it have been seen."""
         self.on_loss = Loss.RESTART
         self.prefix: tuple[int, ...] = ()
         self.written: Tokens = 0

@@ -1,4 +1,4 @@
-"""How long nodes take, how wide they are and how much they write: what was seen, for each node of each plan.
+"""How long nodes take and how wide they are: what was seen, for each node of each plan.
 
 The compiler's priors order work until something has been seen; after that a node's running mean counts, and critical
 paths are computed anew from it. Seconds are learned for nodes that do something (LLM, TOOL, SEARCH, AGENT: from dispatch
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flowserve.graphs.analysis import by_tail, costs, expanded_s, prior_count, tails
 from flowserve.graphs.plan import Kind, Node, Plan
-from flowserve.ids import NodeId, Seconds, Tokens
+from flowserve.ids import NodeId, Seconds
 
 if TYPE_CHECKING:
     from flowserve.core.shapes import PlanShape
@@ -25,8 +25,6 @@ LEARNING = 0.1
 """Weight of the newest observation in a mean of many; the first ones count alike."""
 FRESH = 8
 """Observations (and at least one per node) after which a plan's critical paths are computed anew."""
-ENOUGH = 4
-"""Answers of a node after which their length is believed."""
 MOST_PLANS = 1024
 """Plans that are remembered; the one that was used least recently goes first."""
 
@@ -70,15 +68,12 @@ class PlanFigures:
         "tails",
         "work",
         "works",
-        "written",
     )
 
     def __init__(self, shape: "PlanShape") -> None:
         self.plan: Plan = shape.plan
         self.figures = [Figure() for _ in self.plan.nodes]
         """Per node: seconds, or a count; see the module."""
-        self.written: dict[NodeId, Figure] = {}
-        """Per LLM or AGENT node: share of its limit that one call writes."""
         self.arms: dict[NodeId, list[float]] = {}
         """Per SWITCH: how often each arm was taken, fading."""
         self.scale = 1.0
@@ -270,18 +265,3 @@ def chose(task: "Task", arm: int) -> None:
         taken[other] *= 1.0 - LEARNING
     taken[arm] += 1.0
     known.fresh += 1
-
-
-def wrote(task: "Task", share: float) -> None:
-    """A model call has ended after this share of what it might have written."""
-    written = task.run.shape.figures.written
-    figure = written.get(task.node.id)
-    if figure is None:
-        figure = written[task.node.id] = Figure()
-    figure.add(share)
-
-
-def output_tokens(task: "Task", limit: Tokens) -> Tokens | None:
-    """Output that a call of this node with this limit is expected to have; None: nobody knows."""
-    figure = task.run.shape.figures.written.get(task.node.id)
-    return None if figure is None or figure.seen < ENOUGH else round(limit * figure.mean)

@@ -2,7 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core import estimates, service
+from flowserve.core import service
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
@@ -21,8 +21,8 @@ def prompt_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
 
 def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
     """Output that is still expected. At least one token: it is not over yet."""
-    expected = call.expected if call.expected is not None else round(call.limit * state.output_share)
-    return max(1, expected - call.written)
+    expected = call.predicted.mean if call.predicted is not None else call.limit * state.lengths.prior.share
+    return max(1, round(expected) - call.written)
 
 
 def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
@@ -105,16 +105,6 @@ def computed(engine: Engine, now: Seconds) -> None:
     pause = now - engine.progress_at
     engine.longest_pause = max(pause, 0.99 * engine.longest_pause)
     engine.progress_at = now
-
-
-def finished(state: SchedulerState, task: Task, tokens_out: Tokens) -> None:
-    """What calls write: those of this node, and of what they may."""
-    call = task.call
-    assert call is not None
-    if call.limit:
-        share = min(1.0, tokens_out / call.limit)
-        estimates.wrote(task, share)
-        state.output_share = (1 - LEARNING) * state.output_share + LEARNING * share
 
 
 def _learn_prefill(engine: Engine, call: ModelCall, now: Seconds) -> None:

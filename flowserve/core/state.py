@@ -16,6 +16,7 @@ from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine, Head, ModelCall
 from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
+from flowserve.core.lengths import Lengths
 from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
 from flowserve.core.service import Tenant
@@ -110,6 +111,7 @@ class Run:
         "width",
         "work",
         "works",
+        "wrote",
     )
 
     def __init__(self, id: RunId, arrival: int, shape: PlanShape, submitted_at: Seconds, level: int) -> None:
@@ -166,6 +168,8 @@ class Run:
         """Seconds of model calls that it has had."""
         self.longest: Seconds = 0.0
         """The longest chain of them that was seen."""
+        self.wrote: dict[NodeId, tuple[int, Tokens]] = {}
+        """Per node whose model calls have ended well: how many, and what they wrote in all."""
         self.lanes: dict[str, Lane] = {}
         """Waiting tasks by queue name."""
         self.executions = 0
@@ -370,10 +374,10 @@ class SchedulerState:
         "hedges",
         "homes",
         "immediate",
+        "lengths",
         "models",
         "now",
         "out",
-        "output_share",
         "parked",
         "policy",
         "rejected",
@@ -412,6 +416,8 @@ class SchedulerState:
         """What was seen of the nodes of each plan."""
         self.heads: dict[tuple[RunId, FrameId, NodeId], Head] = {}
         """Prompts whose beginning is measured or computed before their node is ready."""
+        self.lengths = Lengths(config.predictor)
+        """What calls are expected to write."""
         self.tenants: dict[str, Tenant] = {}
         """Whose runs are live or were lately."""
         self.at_engines = 0
@@ -438,8 +444,6 @@ class SchedulerState:
         """Engines that are being emptied."""
         self.parked = False
         """Calls may wait for one engine; False: none does."""
-        self.output_share = 0.5
-        """Share of its limit that a call writes, a running mean."""
         self.calls = 0
         """Model calls dispatched so far."""
         self.hedges = 0

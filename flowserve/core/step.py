@@ -61,12 +61,12 @@ from flowserve.core import (
     agents,
     dispatching,
     engines,
-    estimates,
     expansion,
     failing,
     heads,
     health,
     hedging,
+    lengths,
     load,
     readiness,
     runs,
@@ -190,7 +190,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     call.measured = True
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
     call.on_loss, call.prefix = event.on_loss, event.prefix
-    call.expected = estimates.output_tokens(task, event.limit)
+    lengths.expect(state, task, event)
     tasks.wait_for_engine(state, task)
 
 

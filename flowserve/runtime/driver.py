@@ -65,6 +65,7 @@ class Driver:
         self.state = SchedulerState(
             Config(
                 policy=config.policy,
+                predictor=config.predictor,
                 fairness=config.fairness,
                 tenant_weights=config.tenant_weights,
                 max_live_runs=config.max_live_runs,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from flowserve.core import estimates
 from flowserve.core.commands import Dispatch
 from flowserve.core.engine_state import Engine
 from flowserve.core.estimates import FRESH, MOST_PLANS, Figure
 from flowserve.core.events import Code
+from flowserve.core.predict import shares
 from flowserve.graphs.plan import Plan, Retry
 
 
@@ -154,7 +154,7 @@ def test_a_call_nobody_has_seen_counts_in_terms_of_those_that_were_seen(kit: Mod
 def test_the_length_of_an_answer_is_expected_as_the_node_writes_it(kit: ModuleType) -> None:
     bench = kit.Bench(measure=True, window=8)
     terse, wordy = single(kit, "terse", 1.0), single(kit, "wordy", 1.0)
-    for number in range(estimates.ENOUGH):
+    for number in range(shares.ENOUGH):
         for plan, tokens in ((terse, 10), (wordy, 90)):
             run = f"{plan.name}-{number}"
             bench.submit(plan, run)

@@ -16,6 +16,7 @@ from flowserve.core.codec import decode, encode
 from flowserve.core.config import Config
 from flowserve.core.events import EngineChanged, RunSubmitted, Tick
 from flowserve.core.log import LogWriter, read, replay
+from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.errors import StoreError
 from flowserve.graphs.plan import Arg, Const, Get, Op, Output, Param, Plan
@@ -51,6 +52,13 @@ def recorded(kit: ModuleType, seed: int, **config: Any) -> tuple[list[str], list
 def test_a_log_replays_to_the_same_commands(kit: ModuleType, policy: str) -> None:
     for seed in range(10):
         lines, outs = recorded(kit, seed, policy=policy)
+        assert list(replay(lines)) == outs
+
+
+@pytest.mark.parametrize("predictor", sorted(PREDICTORS))
+def test_a_log_replays_to_the_same_commands_with_every_predictor(kit: ModuleType, predictor: str) -> None:
+    for seed in range(4):
+        lines, outs = recorded(kit, seed, predictor=predictor, measure=True)
         assert list(replay(lines)) == outs
 
 

@@ -10,9 +10,9 @@ import pytest
 import flowserve.core
 
 FOLDER = Path(flowserve.core.__file__).parent
-MODULES = sorted(FOLDER.glob("*.py"))
+MODULES = sorted(FOLDER.rglob("*.py"))
 ALLOWED = {
-    "collections", "collections.abc", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq", "json", "math", "types", "typing",
+    "bisect", "collections", "collections.abc", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq", "json", "math", "operator", "types", "typing",
 }  # fmt: skip
 LAYERS = (
     "flowserve.core.",

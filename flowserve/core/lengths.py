@@ -1,0 +1,78 @@
+"""How much model calls are expected to write: asks the predictor before a call, tells it afterwards, and keeps account of its errors.
+
+Only calls that were measured and have a limit count. What no predictor knows is expected to be as long as calls are on
+the whole, in shares of their limits; that is asked for when it is needed, so that it is never old (`load.output_tokens`).
+"""
+
+from typing import TYPE_CHECKING
+
+from flowserve.core.commands import Role
+from flowserve.core.estimates import Figure
+from flowserve.core.predict.base import Call
+from flowserve.core.predict.shares import Prior
+from flowserve.core.predict.table import PREDICTORS
+from flowserve.errors import ConfigError
+from flowserve.ids import Tokens
+
+if TYPE_CHECKING:
+    from flowserve.core.events import Measured
+    from flowserve.core.state import SchedulerState, Task
+
+
+class Lengths:
+    """The predictor of a scheduler and its errors, as running means that forget."""
+
+    __slots__ = ("covered", "error", "name", "predictor", "prior", "tokens")
+
+    def __init__(self, name: str) -> None:
+        if name not in PREDICTORS:
+            raise ConfigError(f"predictor: expected one of {', '.join(sorted(PREDICTORS))}; got {name!r}")
+        self.name = name
+        self.predictor = PREDICTORS[name]()
+        self.prior = Prior()
+        """Of all calls."""
+        self.error = Figure()
+        """Of predictions, in tokens, whatever their sign."""
+        self.tokens = Figure()
+        """What the calls wrote that were predicted."""
+        self.covered = Figure()
+        """1 for a call that wrote no more than its p90, else 0."""
+
+    def figures(self) -> dict[str, float]:
+        """For people and metrics; none before the first predicted call has ended."""
+        if not self.error.seen:
+            return {}
+        return {"error_tokens": self.error.mean, "tokens": self.tokens.mean, "p90_coverage": self.covered.mean}
+
+
+def expect(state: "SchedulerState", task: "Task", measured: "Measured") -> None:
+    """`task` is about to wait: what it may write is known."""
+    call = task.call
+    assert call is not None
+    call.about = about(task, measured)
+    call.predicted = state.lengths.predictor.predict(call.about) if measured.limit else None
+
+
+def about(task: "Task", measured: "Measured") -> Call:
+    """All that predictors may know of it."""
+    run = task.run
+    calls, tokens = run.wrote.get(task.node.id, (0, 0))
+    step = task.index if task.role is Role.STEP else 0
+    siblings = round(tokens / calls) if calls else 0
+    return Call(run.plan.digest, task.node.id, run.tenant, measured.tokens, measured.limit, step, siblings)
+
+
+def wrote(state: "SchedulerState", task: "Task", tokens: Tokens) -> None:
+    """A model call has ended well after so many."""
+    call, lengths = task.call, state.lengths
+    assert call is not None
+    if call.about is None or not call.limit:
+        return
+    if call.predicted is not None:
+        lengths.error.add(abs(tokens - call.predicted.mean))
+        lengths.tokens.add(tokens)
+        lengths.covered.add(float(tokens <= call.predicted.p90))
+    lengths.predictor.observe(call.about, tokens)
+    lengths.prior.observe(call.about, tokens)
+    calls, before = task.run.wrote.get(task.node.id, (0, 0))
+    task.run.wrote[task.node.id] = (calls + 1, before + tokens)
