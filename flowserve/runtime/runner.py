@@ -98,6 +98,11 @@ class Runtime:
         """One row per engine, for people and metrics."""
         return [row(member, self._driver.state) for member in self._driver.pool.members.values()]
 
+    def lengths(self) -> tuple[str, dict[str, float]]:
+        """Who foretells the lengths of answers, and how well of late."""
+        lengths = self._driver.state.lengths
+        return lengths.name, lengths.figures()
+
     def drain(self, engine: str, replace: bool = False) -> None:
         """Give an engine no more calls; when it is empty, close it, or start it anew. Raises UnknownName."""
         self._driver.post(e.DrainRequested(self._driver.pool.check(engine), replace))

@@ -118,6 +118,7 @@ class _Gauges(Collector):
         live = GaugeMetricFamily("flowserve_runs_live", "Runs submitted over HTTP and not ended.")
         live.add_metric([], self._metrics.live)
         yield live
+        yield from self._lengths()
         rows = self._runtime.engines()
         for name, field, text in (
             ("flowserve_engine_up", "up", "1 when the engine takes calls."),
@@ -147,3 +148,15 @@ class _Gauges(Collector):
                 happened.add_metric([str(row["id"]), event], float(count))
         yield states
         yield happened
+
+    def _lengths(self) -> Iterator[Metric]:
+        predictor, figures = self._runtime.lengths()
+        for figure, text in (
+            ("error_tokens", "Error of the predicted lengths of answers, a running mean."),
+            ("tokens", "Length of the answers that were predicted, a running mean."),
+            ("p90_coverage", "Share of them that were no longer than their predicted p90, a running mean."),
+        ):
+            family = GaugeMetricFamily(f"flowserve_length_{figure}", text, labels=["predictor"])
+            if figure in figures:
+                family.add_metric([predictor], figures[figure])
+            yield family

@@ -57,3 +57,15 @@ async def test_every_metric_is_ours_or_the_process_s_and_explained(served: Any) 
     names = re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE)
     assert names
     assert all(name.startswith(("flowserve_", "process_")) and len(help_text) > 10 for name, help_text in names)
+
+
+async def test_the_error_of_predicted_lengths_is_shown_once_there_is_one(served: Any) -> None:
+    label = (("predictor", "mean"),)
+    for _ in range(4):
+        await served.run("echo")
+    assert ("flowserve_length_error_tokens", label) not in await samples(served)
+    await served.run("echo")
+    found = await samples(served)
+    assert found["flowserve_length_error_tokens", label] == 0
+    assert found["flowserve_length_tokens", label] > 0
+    assert found["flowserve_length_p90_coverage", label] == 1
