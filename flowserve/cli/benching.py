@@ -88,6 +88,17 @@ def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
     report.write("flowserve bench load", bench.run(url, clients, seconds), 0, out)
 
 
+def predictors(out: Path | None, traces: Sequence[Path], logs: Sequence[Path]) -> None:
+    from flowserve.bench import predictors as bench
+
+    results = bench.run(traces, logs, say)
+    for case in results["cases"]:
+        report.show(
+            f"{case['recording']}: {case['calls']:,} calls of {case['mean_tokens']:,} tokens", case["predictors"]
+        )
+    report.write("flowserve bench predictors", results, 0, out)
+
+
 def _questions(data: Path) -> Path:
     """The file itself, or the MuSiQue file of a data folder."""
     if data.is_dir():
