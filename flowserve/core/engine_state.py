@@ -14,8 +14,8 @@ from flowserve.core.step_time import StepTime
 from flowserve.ids import EngineId, NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
-from flowserve.core.predict.base import Call, Prediction
-from flowserve.core.state import Frame, Task
+    from flowserve.core.predict.base import Call, Prediction
+    from flowserve.core.state import Frame, Task
     from flowserve.core.timers import Timer
 
 LEARNING = 0.1
@@ -57,8 +57,10 @@ class ModelCall:
         "began_at",
         "choices",
         "decode",
+        "kv_tokens",
         "last_at",
         "limit",
+        "longer_s",
         "measured",
         "moves",
         "on_loss",
@@ -86,6 +88,10 @@ class ModelCall:
         """What predictors know of it; None before it is measured."""
         self.predicted: Prediction | None = None
         """What it is expected to write, over all choices; None: too few calls like it have been seen."""
+        self.longer_s: Seconds = 0.0
+        """What it is expected to take beyond what calls of its node take; counted in its run."""
+        self.kv_tokens: Tokens = 0
+        """KV memory that it is expected to need in all; counted in its run."""
         self.on_loss = Loss.RESTART
         self.prefix: tuple[int, ...] = ()
         self.written: Tokens = 0

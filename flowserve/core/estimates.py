@@ -68,12 +68,15 @@ class PlanFigures:
         "tails",
         "work",
         "works",
+        "written",
     )
 
     def __init__(self, shape: "PlanShape") -> None:
         self.plan: Plan = shape.plan
         self.figures = [Figure() for _ in self.plan.nodes]
         """Per node: seconds, or a count; see the module."""
+        self.written: dict[NodeId, Figure] = {}
+        """Per LLM node: tokens that one call writes."""
         self.arms: dict[NodeId, list[float]] = {}
         """Per SWITCH: how often each arm was taken, fading."""
         self.scale = 1.0

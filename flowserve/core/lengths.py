@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 
 from flowserve.core.commands import Role
 from flowserve.core.estimates import Figure
-from flowserve.core.predict.base import Call
+from flowserve.core.predict.base import Call, Prediction
 from flowserve.core.predict.shares import Prior
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.errors import ConfigError
-from flowserve.ids import Tokens
+from flowserve.graphs.plan import Kind
+from flowserve.ids import Seconds, Tokens
 
 if TYPE_CHECKING:
+    from flowserve.core.engine_state import ModelCall
     from flowserve.core.events import Measured
-    from flowserve.core.state import SchedulerState, Task
+    from flowserve.core.state import Run, SchedulerState, Task
 
 
 class Lengths:
     """The predictor of a scheduler and its errors, as running means that forget."""
 
-    __slots__ = ("covered", "error", "name", "predictor", "prior", "tokens")
+    __slots__ = ("covered", "error", "kv_tokens", "name", "predictor", "prior", "tokens")
 
     def __init__(self, name: str) -> None:
         if name not in PREDICTORS:
@@ -37,6 +39,8 @@ class Lengths:
         """What the calls wrote that were predicted."""
         self.covered = Figure()
         """1 for a call that wrote no more than its p90, else 0."""
+        self.kv_tokens = Figure()
+        """Prompt and output of calls that ended."""
 
     def figures(self) -> dict[str, float]:
         """For people and metrics; none before the first predicted call has ended."""
@@ -46,11 +50,36 @@ class Lengths:
 
 
 def expect(state: "SchedulerState", task: "Task", measured: "Measured") -> None:
-    """`task` is about to wait: what it may write is known."""
-    call = task.call
+    """`task` is about to wait: what it may write is known, and what that means for its run."""
+    call, run = task.call, task.run
     assert call is not None
     call.about = about(task, measured)
     call.predicted = state.lengths.predictor.predict(call.about) if measured.limit else None
+    call.longer_s = _longer_s(task, call.predicted)
+    output = call.predicted.mean if call.predicted is not None else measured.limit * state.lengths.prior.share
+    call.kv_tokens = measured.tokens + round(output)
+    _count(state, run, call, 1)
+
+
+def forget(state: "SchedulerState", task: "Task") -> None:
+    """`task` is over: its run no longer counts it."""
+    if task.call is not None and task.call.about is not None:
+        _count(state, task.run, task.call, -1)
+
+
+def _count(state: "SchedulerState", run: "Run", call: "ModelCall", sign: int) -> None:
+    run.longer_s += sign * call.longer_s
+    run.kv_tokens += sign * call.kv_tokens
+    if state.policy.by_calls:
+        state.served[run] = None
+
+
+def _longer_s(task: "Task", predicted: Prediction | None) -> Seconds:
+    """Beyond the seconds of its node, in proportion to tokens; an agent's steps are not told apart there."""
+    usual = task.run.shape.figures.written.get(task.node.id)
+    if predicted is None or usual is None or task.kind is not Kind.LLM:
+        return 0.0
+    return task.run.works[task.node.id] * (predicted.mean / max(1.0, usual.mean) - 1.0)
 
 
 def about(task: "Task", measured: "Measured") -> Call:
@@ -64,7 +93,7 @@ def about(task: "Task", measured: "Measured") -> Call:
 
 def wrote(state: "SchedulerState", task: "Task", tokens: Tokens) -> None:
     """A model call has ended well after so many."""
-    call, lengths = task.call, state.lengths
+    call, run, lengths = task.call, task.run, state.lengths
     assert call is not None
     if call.about is None or not call.limit:
         return
@@ -74,5 +103,7 @@ def wrote(state: "SchedulerState", task: "Task", tokens: Tokens) -> None:
         lengths.covered.add(float(tokens <= call.predicted.p90))
     lengths.predictor.observe(call.about, tokens)
     lengths.prior.observe(call.about, tokens)
-    calls, before = task.run.wrote.get(task.node.id, (0, 0))
-    task.run.wrote[task.node.id] = (calls + 1, before + tokens)
+    lengths.kv_tokens.add(call.about.prompt + tokens)
+    run.shape.figures.written.setdefault(task.node.id, Figure()).add(tokens)
+    calls, before = run.wrote.get(task.node.id, (0, 0))
+    run.wrote[task.node.id] = (calls + 1, before + tokens)

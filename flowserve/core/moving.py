@@ -146,19 +146,18 @@ def _ends_sooner(state: SchedulerState, engine: Engine, task: Task) -> bool:
 
 
 def make_room(state: SchedulerState, task: Task) -> Engine | None:
-    """Push a call of a less urgent tier out for `task`, which found no room. The engine that has some now, or None.
+    """Push a call of a less urgent tier out for `task`, which found no room; where the policy says so, a longer one of its own
+    tier. The engine that has some now, or None.
 
     It is the least urgent call of the engine that has most of them. It goes back into the queue where it loses nothing by
     that, else, where the engine can, out of its batch until there is room again.
     """
-    own = tier(task.run.level, state.config)
     serving = state.serving.get(task.run.shape.models[task.node.id], ())
     open_engines = [engine for engine in serving if engine.seats and placement.takes_calls(engine)]
-    engine = max(open_engines, key=lambda engine: sum(engine.tiers[own + 1 :]), default=None)
-    if engine is None or not sum(engine.tiers[own + 1 :]):
+    engine = max(open_engines, key=lambda engine: _num_behind(state, engine, task), default=None)
+    if engine is None or not _num_behind(state, engine, task):
         return None
-    assert task.call is not None
-    yielding = [other for other in engine.running if _yields(state, other, task.call, own, engine)]
+    yielding = [other for other in engine.running if _yields(state, other, task, engine)]
     if not yielding:
         return None
     victim = max(yielding, key=lambda other: (other.run.rank, other.run.arrival, other.id))
@@ -173,11 +172,34 @@ def make_room(state: SchedulerState, task: Task) -> Engine | None:
     return engine
 
 
-def _yields(state: SchedulerState, other: Task, call: ModelCall, own: int, engine: Engine) -> bool:
-    """Is `other` of a less urgent tier than `own`, can it make way, and is there room for `call` then?"""
-    loser = other.call
-    assert loser is not None
-    if tier(other.run.level, state.config) <= own or loser.pushed_out or loser.rival is not None:
+def _num_behind(state: SchedulerState, engine: Engine, task: Task) -> int:
+    """Calls of `engine` that are less urgent than `task`, whether they can make way or not."""
+    behind = sum(engine.tiers[tier(task.run.level, state.config) + 1 :])
+    if state.policy.preempts:
+        behind += sum(_is_longer(state, other, task) for other in engine.running)
+    return behind
+
+
+def _is_longer(state: SchedulerState, other: Task, task: Task) -> bool:
+    """Has `other`, of the same tier and a less urgent run, more to write than `task`, and is it far from its end? What is
+    nearly done goes on: it would have to be read once more to save little (TRAIL, arXiv 2410.01035)."""
+    call, loser = task.call, other.call
+    if call is None or loser is None or call.predicted is None or loser.predicted is None:
+        return False
+    if tier(other.run.level, state.config) != tier(task.run.level, state.config) or other.run.rank <= task.run.rank:
+        return False
+    far = loser.written < state.policy.preempts * loser.predicted.mean
+    return far and load.output_tokens(state, loser) > load.output_tokens(state, call)
+
+
+def _yields(state: SchedulerState, other: Task, task: Task, engine: Engine) -> bool:
+    """Is `other` less urgent than `task`, can it make way, and is there room for `task` then?"""
+    call, loser = task.call, other.call
+    assert call is not None and loser is not None
+    behind = tier(other.run.level, state.config) > tier(task.run.level, state.config)
+    if loser.pushed_out or loser.rival is not None:
+        return False
+    if not behind and not (state.policy.preempts and _is_longer(state, other, task)):
         return False
     can = may_move(state, loser) or (engine.can_preempt and loser.moves < state.config.pool.max_moves)
     return can and placement.has_room(state, engine, call, without=loser)

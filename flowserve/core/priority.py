@@ -13,7 +13,9 @@ top of any policy when the first of each are compared (`service`, `queues`).
 |-----------------|------------------------------------------------------------------------|----------------------------------|
 | critical_path   | the remaining critical path, from learned durations                    | the default                      |
 | shortest_work   | remaining model calls, summed                                          | SRPT (Schrage 1968)              |
+| srpt            | the same, its present calls as long as they are predicted              | TRAIL (arXiv 2410.01035)         |
 | shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
+| memory_time     | path, times the KV its present calls will need over what a call needs  | MARS (arXiv 2410.18248)          |
 | depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
 | plas            | model calls that it has had                                            | Autellix (NSDI 2026), 4.2        |
 | atlas           | the longest chain of model calls that it has had                       | Autellix (NSDI 2026), 4.2        |
@@ -26,12 +28,13 @@ was submitted, less its remaining critical path.
 *Why the key is static.* Waiting makes a run more urgent by `ageing` seconds per second. At time t, a run
 submitted at s with w seconds left has urgency w - ageing * (t - s). The term ageing * t is the same for every
 run, so comparing w + ageing * s compares urgencies at every t, and a heap never has to be re-sorted because
-time passed. What is left only falls and what was had only rises, so a rank moves one way.
+time passed. A rank moves when a run has got somewhere or, under some policies, when more is known of its calls.
 
 *Starvation is bounded.* w is clamped to one band and a level is a band wide, so that a run is passed only by runs
 submitted less than W / ageing after it, where W is its own w if the others have its level or a worse one, and at
 most 3 * (2 * levels + 1) bands in all: with the defaults 4 w, and 4.4 hours over all tiers. Those are finitely
-many, since admission bounds how many runs live at once. Under plas, atlas and mlfq w is a band at most.
+many, since admission bounds how many runs live at once. Under plas, atlas, mlfq, srpt and memory_time w may rise, and is a band
+at most. Under srpt a call may lose its place to a shorter one of its tier, `PoolConfig.max_moves` times and no more.
 """
 
 import math
@@ -58,13 +61,15 @@ class Policy:
     """How runs and their tasks are ordered. Lower goes first."""
 
     rank: "Callable[[Run, Config], float]"
-    """Of a run; asked when it arrives, when one of its nodes is done, and, `by_service`, when a call of it has left its
-    engine. Moves one way."""
+    """Of a run; asked when it arrives, when one of its nodes is done, and, `by_calls`, when a call of it was measured, has
+    left its engine or is over."""
     order: "Callable[[Task], float]"
     """Of a task among those of its run; asked once, when it becomes ready."""
     paths: "Callable[[PlanFigures], Paths]"
     """Which tails a run is accepted with."""
-    by_service: bool = False
+    by_calls: bool = False
+    preempts: float = 0.0
+    """A call may be pushed out by a shorter one of its tier until it has written so much of what it was predicted to."""
 
 
 def level(tier: str, priority: int, config: Config) -> int:
@@ -93,6 +98,17 @@ def _work_s(run: "Run") -> Seconds:
 
 def _time_s(run: "Run") -> Seconds:
     return run.remaining_s + run.work / run.width
+
+
+def _predicted_work_s(run: "Run") -> Seconds:
+    return max(0.0, run.work + run.longer_s)
+
+
+def _memory_time_s(run: "Run") -> Seconds:
+    """MARS ranks by memory times time until the program ends; in terms of what calls usually need these are seconds, and the
+    path alone where nothing is known."""
+    known = run.kv_tokens and run.usual_kv_tokens
+    return run.remaining_s * (run.kv_tokens / run.usual_kv_tokens if known else 1.0)
 
 
 def _attained_s(run: "Run") -> Seconds:
@@ -162,12 +178,14 @@ def engine_priority(rank: float) -> int:
 POLICIES = {
     "critical_path": Policy(_by(_path_s), _longest_tail_first, _in_seconds),
     "shortest_work": Policy(_by(_work_s), _longest_tail_first, _in_seconds),
+    "srpt": Policy(_by(_predicted_work_s), _longest_tail_first, _in_seconds, by_calls=True, preempts=0.8),
     "shortest_time": Policy(_by(_time_s), _longest_tail_first, _in_seconds),
+    "memory_time": Policy(_by(_memory_time_s), _longest_tail_first, _in_seconds, by_calls=True),
     "depth_first": Policy(_by(_path_s), _as_they_come, _in_calls),
     "least_slack": Policy(_slack_rank, _longest_tail_first, _in_seconds),
-    "plas": Policy(_by(_attained_s), _as_they_come, _in_seconds, by_service=True),
-    "atlas": Policy(_by(_longest_s), _as_they_come, _in_seconds, by_service=True),
-    "mlfq": Policy(_by(_sunk_s), _as_they_come, _in_seconds, by_service=True),
+    "plas": Policy(_by(_attained_s), _as_they_come, _in_seconds, by_calls=True),
+    "atlas": Policy(_by(_longest_s), _as_they_come, _in_seconds, by_calls=True),
+    "mlfq": Policy(_by(_sunk_s), _as_they_come, _in_seconds, by_calls=True),
     "fcfs": Policy(_arrival_rank, _as_they_come, _in_seconds),
 }
 """By the name in `Config.policy`."""

@@ -6,8 +6,7 @@ dropped when they surface (lazy deletion), or when they outnumber the valid ones
 because what one is ahead of the others changes with every call: among the first runs of the tenants that wait, the one
 goes next whose rank is lowest after what its tenant is ahead was added (`service`). A single tenant costs nothing.
 
-An entry (rank, arrival, lane) is valid while `lane.listed == rank`; the rank of a run moves one way, so a
-lane never has two valid entries.
+An entry (rank, arrival, lane) is valid while it is the lane's latest, so a rank may move to and fro.
 """
 
 import heapq
@@ -25,7 +24,7 @@ SLACK = 32
 class Lane:
     """The tasks of one run in one queue."""
 
-    __slots__ = ("items", "listed", "live", "queue", "run")
+    __slots__ = ("entry", "items", "live", "queue", "run")
 
     def __init__(self, run: "Run", queue: "ReadyQueue") -> None:
         self.run = run
@@ -34,8 +33,13 @@ class Lane:
         """Heap of (order, task id, task); holds withdrawn tasks until they surface."""
         self.live = 0
         """Tasks in `items` that still wait."""
-        self.listed: float | None = None
-        """Rank of this lane's valid entry in the queue's heap; None: no entry."""
+        self.entry: Entry | None = None
+        """The valid one in the queue's heap; None: there is none."""
+
+    @property
+    def listed(self) -> float | None:
+        """Rank of its entry."""
+        return self.entry[0] if self.entry is not None else None
 
     def clean(self) -> None:
         """Drop withdrawn tasks from the top."""
@@ -44,14 +48,17 @@ class Lane:
             heapq.heappop(items)
 
 
+Entry = tuple[float, int, Lane]
+"""(rank, run arrival, lane)."""
+
+
 class Line:
     """The lanes of one tenant's runs in one queue, the most urgent first."""
 
     __slots__ = ("heap", "lanes")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Lane]] = []
-        """(rank, run arrival, lane)."""
+        self.heap: list[Entry] = []
         self.lanes = 0
         """Lanes with a valid entry."""
 
@@ -59,8 +66,9 @@ class Line:
         """The lane whose first task goes next, or None when nothing waits."""
         heap = self.heap
         while heap:
-            rank, _, lane = heap[0]
-            if lane.listed == rank:
+            entry = heap[0]
+            lane = entry[2]
+            if lane.entry is entry:
                 if lane.live:
                     lane.clean()
                     return lane
@@ -69,25 +77,25 @@ class Line:
         return None
 
     def list(self, lane: Lane) -> None:
-        if lane.listed is None:
+        if lane.entry is None:
             self.lanes += 1
-        lane.listed = lane.run.rank
-        heapq.heappush(self.heap, (lane.run.rank, lane.run.arrival, lane))
+        lane.entry = (lane.run.rank, lane.run.arrival, lane)
+        heapq.heappush(self.heap, lane.entry)
         self.compact()
 
     def unlist(self, lane: Lane) -> None:
-        if lane.listed is not None:
-            lane.listed = None
+        if lane.entry is not None:
+            lane.entry = None
             self.lanes -= 1
 
     def compact(self) -> None:
         if len(self.heap) > 2 * self.lanes + SLACK:
-            self.heap = [entry for entry in self.heap if entry[2].listed == entry[0]]
+            self.heap = [entry for entry in self.heap if entry[2].entry is entry]
             heapq.heapify(self.heap)
 
     def valid(self) -> Iterator[Lane]:
         """Lanes that are listed, in no order that means anything."""
-        return (lane for rank, _, lane in self.heap if lane.listed == rank)
+        return (entry[2] for entry in self.heap if entry[2].entry is entry)
 
 
 class ReadyQueue:

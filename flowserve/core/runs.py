@@ -60,6 +60,7 @@ def _run(state: SchedulerState, event: RunSubmitted, shape: PlanShape) -> Run:
     run.tenant, run.session = event.tenant, event.session
     run.may_degrade = event.degrade
     run.width = max(1.0, state.width)
+    run.usual_kv_tokens = state.lengths.kv_tokens.mean
     run.history = deque((state.now, event), maxlen=2 * config.story_length)
     limit = event.deadline_s if event.deadline_s is not None else config.default_deadline_s
     if limit is not None:

@@ -92,12 +92,12 @@ def taken(state: "SchedulerState", task: "Task") -> None:
 
 
 def left(state: "SchedulerState", task: "Task", seconds: Seconds) -> None:
-    """A call has left its engine after so long, answered or not; where ranks follow service, its run moves."""
+    """A call has left its engine after so long, answered or not; where ranks follow calls, its run moves."""
     run = task.run
     state.at_engines -= 1
     run.attained += seconds
     run.longest = max(run.longest, task.behind + seconds)
     run.share.counter += (seconds - task.charged) / run.share.weight
     task.charged = 0.0
-    if state.policy.by_service:
+    if state.policy.by_calls:
         state.served[run] = None

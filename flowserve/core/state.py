@@ -87,10 +87,12 @@ class Run:
         "frames",
         "history",
         "id",
+        "kv_tokens",
         "lanes",
         "last_frame",
         "last_task",
         "level",
+        "longer_s",
         "longest",
         "may_degrade",
         "over",
@@ -108,6 +110,7 @@ class Run:
         "tasks",
         "tenant",
         "timer",
+        "usual_kv_tokens",
         "width",
         "work",
         "works",
@@ -170,6 +173,12 @@ class Run:
         """The longest chain of them that was seen."""
         self.wrote: dict[NodeId, tuple[int, Tokens]] = {}
         """Per node whose model calls have ended well: how many, and what they wrote in all."""
+        self.longer_s: Seconds = 0.0
+        """What its measured calls that are not over are expected to take beyond what those of their nodes take."""
+        self.kv_tokens: Tokens = 0
+        """KV memory that these calls are expected to need."""
+        self.usual_kv_tokens = 0.0
+        """What calls needed on average when it was accepted; 0: none had ended."""
         self.lanes: dict[str, Lane] = {}
         """Waiting tasks by queue name."""
         self.executions = 0
@@ -437,7 +446,7 @@ class SchedulerState:
         self.urgent: list[Task] = []
         """Model calls that began to wait in this step and may push others out. Empty between steps."""
         self.served: dict[Run, None] = {}
-        """Runs whose calls left engines, where ranks follow service. Empty between steps."""
+        """Runs whose calls came or went, where ranks follow calls. Empty between steps."""
         self.stirred = False
         """This step may have given room. False between steps."""
         self.draining: dict[Engine, None] = {}

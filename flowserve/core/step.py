@@ -153,7 +153,7 @@ def _settle(state: SchedulerState) -> None:
 
 
 def _rerank(state: SchedulerState) -> None:
-    """Runs whose calls left engines have had more service."""
+    """Runs whose calls left engines have had more service; what calls are expected to write is known now."""
     served, state.served = state.served, {}
     for run in served:
         readiness.rerank(state, run)

@@ -5,7 +5,7 @@ Cancel ends it, or the driver reported a number (Evaluated) and the task lives o
 task counts as dispatched from its first step on.
 """
 
-from flowserve.core import estimates, heads, hedging, load, readiness
+from flowserve.core import estimates, heads, hedging, lengths, load, readiness
 from flowserve.core.commands import Cancel, CloseFrame, Mark, Measure, Role, Status
 from flowserve.core.engine_state import Engine, ModelCall
 from flowserve.core.events import Code
@@ -182,6 +182,7 @@ def drop_parts(state: SchedulerState, task: Task) -> None:
 def retire(state: SchedulerState, task: Task, phase: Phase, code: Code | None = None) -> None:
     """End `task` for good in `phase`: it leaves every table, and observers are told."""
     release(state, task)
+    lengths.forget(state, task)
     move(task, phase)
     del task.run.tasks[task.id]
     if task.parent is not None:
