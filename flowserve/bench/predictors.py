@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from flowserve.core.learning import Answered
 from flowserve.core.predict.base import Call, Prediction, Predictor
 from flowserve.core.predict.shares import Prior
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
 from flowserve.sim import calls
-from flowserve.sim.calls import Answered
 
 BESIDE = 32
 """Calls that one is compared with: those at work with it, no more than so many."""

@@ -80,6 +80,7 @@ def serve(
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
+    learn: Annotated[Path | None, typer.Option(help="begin with what a log of --record teaches")] = None,
 ) -> None:
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
@@ -87,7 +88,7 @@ def serve(
     settings = _settings(
         engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight, passes, predictor
     )
-    serving.serve(file, settings, host, port, insecure, record)
+    serving.serve(file, settings, host, port, insecure, record, learn)
 
 
 @app.command()
@@ -193,6 +194,7 @@ def simulate_(
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="write curves of latency here, as SVG")] = None,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
+    learn: Annotated[Path | None, typer.Option(help="begin with what a log of --record teaches")] = None,
     check: Annotated[
         int | None, typer.Option(help="instead: so many random runs with failures, every step checked", min=1)
     ] = None,
@@ -204,7 +206,7 @@ def simulate_(
     if check is not None:
         raise typer.Exit(simulating.check(check, seed, jobs))
     policies = compare.split(",") if compare is not None else [policy] if policy is not None else []
-    simulating.run(workload, trace, engines, policies, predictor, seed, json, plot, record)
+    simulating.run(workload, trace, engines, policies, predictor, learn, seed, json, plot, record)
 
 
 Server = Annotated[str, typer.Option("--url", help="a running server")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowserve.cli.targets import find_workflow, say
+from flowserve.cli.targets import find_workflow, lessons_of, say
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.errors import ConfigError, UnknownName
@@ -22,6 +22,7 @@ def run(
     engines: int | None,
     policies: Sequence[str],
     predictor: str | None,
+    learn: Path | None,
     seed: int,
     out: Path | None,
     picture: Path | None,
@@ -39,12 +40,13 @@ def run(
     load = workload.of_trace(file, trace) if trace is not None else workload.load(file, _plan)
     if predictor is not None:
         load = replace(load, scheduler={**load.scheduler, "predictor": predictor})
+    lessons = lessons_of(learn)
     if len(policies) > 1:
-        outcomes = compare(load, policies, engines, seed)
+        outcomes = compare(load, policies, engines, seed, lessons)
     else:
         with record.open("w", encoding="utf-8") if record is not None else nullcontext() as log:
             write = log.write if log is not None else None
-            outcomes = [simulate(load, policies[0] if policies else None, engines, seed, write)]
+            outcomes = [simulate(load, policies[0] if policies else None, engines, seed, write, lessons=lessons)]
     print(report.text(report.table([outcome.figures for outcome in outcomes])))
     if out is not None:
         figures = [outcome.figures for outcome in outcomes]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flowserve.assemble import Settings, load_workflows, make_runtime
-from flowserve.errors import ConfigError, UnknownName
+from flowserve.core.events import Learned
+from flowserve.errors import ConfigError, StoreError, UnknownName
 from flowserve.graphs.workflow import Workflow
 from flowserve.runtime.runner import Runtime
 
@@ -72,3 +73,16 @@ def weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
 def say(text: str) -> None:
     """A message to the person, beside the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+def lessons_of(log: Path | None) -> list[Learned]:
+    """What the scheduler of a recorded log knew in the end; None: nothing is learned beforehand."""
+    if log is None:
+        return []
+    from flowserve.core.learning import lessons
+
+    try:
+        with log.open(encoding="utf-8") as file:
+            return lessons(file)
+    except StoreError as error:
+        raise ConfigError(f"--learn: {log}: {error}") from error

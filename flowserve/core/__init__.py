@@ -5,6 +5,7 @@
     state, shapes, queues, timers   what is remembered
     readiness, tasks, expansion, agents, runs, engines   what changes it
     failing, retry, dispatching     what follows
+    lengths, predict                what model calls are expected to write
     priority, placement, stopping, admission   policies: functions that return a key or a proposal
     invariants, story, log, codec   checking, explaining, recording
 

@@ -13,9 +13,12 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flowserve.core.events import Learned, Lesson
+from flowserve.core.predict.base import Call
+from flowserve.core.shapes import shape_plan
 from flowserve.graphs.analysis import by_tail, costs, expanded_s, prior_count, tails
 from flowserve.graphs.plan import Kind, Node, Plan
-from flowserve.ids import NodeId, Seconds
+from flowserve.ids import NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
     from flowserve.core.shapes import PlanShape
@@ -38,9 +41,9 @@ class Figure:
 
     __slots__ = ("mean", "seen")
 
-    def __init__(self) -> None:
-        self.mean = 0.0
-        self.seen = 0
+    def __init__(self, mean: float = 0.0, seen: int = 0) -> None:
+        self.mean = mean
+        self.seen = seen
 
     def add(self, value: float) -> None:
         self.seen += 1
@@ -258,6 +261,31 @@ def _count(task: "Task") -> int:
     if task.kind is Kind.MAP:
         return expansion.width
     return len(expansion.done) if task.kind is Kind.SAMPLE else expansion.opened
+
+
+def learned(state: "SchedulerState", event: Learned) -> None:
+    """An earlier scheduler has seen this plan; the next run of it is accepted with critical paths from that."""
+    known = state.estimates.of(shape_plan(event.plan))
+    known.figures = [Figure() for _ in event.plan.nodes]
+    for lesson in event.figures:
+        known.figures[lesson.node] = Figure(lesson.mean, lesson.seen)
+    known.written = {lesson.node: Figure(lesson.mean, lesson.seen) for lesson in event.written}
+    known.arms = {node: list(taken) for node, taken in event.arms}
+    known.fresh = FRESH + len(known.figures)
+    state.estimates.scale = Figure(event.scale, event.scale_seen)
+
+
+def lesson(estimates: Estimates, known: PlanFigures, answers: tuple[tuple[Call, Tokens], ...]) -> Learned:
+    """The event from which `learned` makes the same figures."""
+    return Learned(
+        known.plan,
+        tuple(Lesson(NodeId(id), figure.mean, figure.seen) for id, figure in enumerate(known.figures) if figure.seen),
+        tuple(Lesson(node, figure.mean, figure.seen) for node, figure in known.written.items()),
+        tuple((node, tuple(taken)) for node, taken in known.arms.items()),
+        estimates.scale.mean,
+        estimates.scale.seen,
+        answers,
+    )
 
 
 def chose(task: "Task", arm: int) -> None:

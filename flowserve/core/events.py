@@ -8,6 +8,7 @@ arrives about an older attempt is stale and ignored.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flowserve.core.predict.base import Call
 from flowserve.graphs.plan import Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
@@ -271,6 +272,35 @@ class ResumeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """A running mean that was learned of a node."""
+
+    node: NodeId
+    mean: float
+    seen: int
+    """Observations that it rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an earlier scheduler has learned of `plan` (`learning.lessons`). It takes the place of what is known of it."""
+
+    plan: Plan
+    figures: tuple[Lesson, ...] = ()
+    """Seconds or counts, as in `estimates.PlanFigures.figures`."""
+    written: tuple[Lesson, ...] = ()
+    """Tokens per model call."""
+    arms: tuple[tuple[NodeId, tuple[float, ...]], ...] = ()
+    """How often each arm of a SWITCH was taken, fading."""
+    scale: float = 1.0
+    """Seconds that model calls of all plans took, per second of their prior."""
+    scale_seen: int = 0
+    """Calls that this rests on."""
+    answers: tuple[tuple[Call, Tokens], ...] = ()
+    """The latest calls and what they wrote, in order: predictors are shown them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time that a WakeAt named has come."""
 
@@ -293,5 +323,6 @@ Event = (
     | Probed
     | DrainRequested
     | ResumeRequested
+    | Learned
     | Tick
 )

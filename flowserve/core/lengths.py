@@ -17,7 +17,7 @@ from flowserve.ids import Seconds, Tokens
 
 if TYPE_CHECKING:
     from flowserve.core.engine_state import ModelCall
-    from flowserve.core.events import Measured
+    from flowserve.core.events import Learned, Measured
     from flowserve.core.state import Run, SchedulerState, Task
 
 
@@ -101,9 +101,19 @@ def wrote(state: "SchedulerState", task: "Task", tokens: Tokens) -> None:
         lengths.error.add(abs(tokens - call.predicted.mean))
         lengths.tokens.add(tokens)
         lengths.covered.add(float(tokens <= call.predicted.p90))
-    lengths.predictor.observe(call.about, tokens)
-    lengths.prior.observe(call.about, tokens)
-    lengths.kv_tokens.add(call.about.prompt + tokens)
+    _show(lengths, call.about, tokens)
     run.shape.figures.written.setdefault(task.node.id, Figure()).add(tokens)
     calls, before = run.wrote.get(task.node.id, (0, 0))
     run.wrote[task.node.id] = (calls + 1, before + tokens)
+
+
+def learned(state: "SchedulerState", event: "Learned") -> None:
+    """What calls of an earlier scheduler wrote; predictions that it made are not judged."""
+    for call, tokens in event.answers:
+        _show(state.lengths, call, tokens)
+
+
+def _show(lengths: Lengths, call: Call, tokens: Tokens) -> None:
+    lengths.predictor.observe(call, tokens)
+    lengths.prior.observe(call, tokens)
+    lengths.kv_tokens.add(call.prompt + tokens)

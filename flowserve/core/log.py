@@ -1,7 +1,7 @@
 """A run of the scheduler as JSON lines: what it was told, when, and under which settings.
 
     {"flowserve_log": 1, "config": {...}}
-    {"plan": {...}}                                       once per plan, before the first run of it
+    {"plan": {...}}                                       once per plan, before it is first named
     {"now": 12.5, "event": {"is": "RunSubmitted", "run": "a", "plan": "<digest>"}}
     {"now": 12.6, "event": {"is": "TaskFinished", "run": "a", "task": 1, "attempt": 1}}
 
@@ -17,7 +17,7 @@ from typing import Any, get_args
 from flowserve.core.codec import TAG, decode, encode
 from flowserve.core.commands import Command
 from flowserve.core.config import Config
-from flowserve.core.events import Event, RunSubmitted
+from flowserve.core.events import Event, Learned, RunSubmitted
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.errors import StoreError
@@ -39,7 +39,7 @@ class LogWriter:
 
     def record(self, now: Seconds, event: Event) -> None:
         """One event, as it was given to `step`."""
-        if isinstance(event, RunSubmitted):
+        if isinstance(event, RunSubmitted | Learned):
             digest = event.plan.digest
             if digest not in self._plans:
                 self._plans[digest] = None
@@ -78,7 +78,7 @@ def _events(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[Seconds, Even
                 continue
             written = dict(value["event"])
             cls = _EVENTS[written.pop(TAG)]
-            if cls is RunSubmitted:
+            if cls in (RunSubmitted, Learned):
                 plan = plans[written.pop("plan")]
                 event: Event = replace(decode(cls, written | {"plan": encode(_BY_DIGEST)}), plan=plan)
             else:

@@ -61,6 +61,7 @@ from flowserve.core import (
     agents,
     dispatching,
     engines,
+    estimates,
     expansion,
     failing,
     heads,
@@ -85,6 +86,7 @@ from flowserve.core.events import (
     HeadComputed,
     HeadMeasured,
     KVChanged,
+    Learned,
     Measured,
     Probed,
     ResumeRequested,
@@ -281,6 +283,11 @@ def _called(state: SchedulerState, event: Called) -> None:
         expansion.called(state, task, event)
 
 
+def _learned(state: SchedulerState, event: Learned) -> None:
+    estimates.learned(state, event)
+    lengths.learned(state, event)
+
+
 def _tick(state: SchedulerState, event: Tick) -> None:
     """Fire what is due: ends of runs, time limits, back-offs."""
     state.wake_at = None
@@ -319,6 +326,7 @@ HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     Probed: engines.probed,
     DrainRequested: engines.drain_requested,
     ResumeRequested: engines.resume_requested,
+    Learned: _learned,
     Tick: _tick,
 }
 """What is done with each type of event."""

@@ -98,6 +98,11 @@ class Runtime:
         """One row per engine, for people and metrics."""
         return [row(member, self._driver.state) for member in self._driver.pool.members.values()]
 
+    def learn(self, lessons: Sequence[e.Learned]) -> None:
+        """Know what an earlier scheduler has learned (`core.learning.lessons`). Call it before the first run."""
+        for lesson in lessons:
+            self._driver.post(lesson)
+
     def lengths(self) -> tuple[str, dict[str, float]]:
         """Who foretells the lengths of answers, and how well of late."""
         lengths = self._driver.state.lengths

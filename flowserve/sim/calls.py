@@ -8,14 +8,14 @@ about when they were measured and answered when they ended, as it was.
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from flowserve.core.learning import Answered, Overheard
 from flowserve.core.log import read
-from flowserve.core.predict.base import Call, Prediction, Predictor
+from flowserve.core.predict.base import Call
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.errors import StoreError
@@ -28,14 +28,6 @@ LIMIT: Tokens = 32_768
 
 AT_ONCE = 16
 """Programs of a foreign recording that are at work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A call has ended after so many tokens."""
-
-    call: Call
-    tokens: Tokens
 
 
 Story = Iterator[Call | Answered]
@@ -104,22 +96,6 @@ def log(path: Path) -> Story:
             step(state, event, now)
             yield from overheard.told
             overheard.told.clear()
-
-
-@dataclass(slots=True)
-class Overheard:
-    """A predictor that notes what passes through it."""
-
-    inner: Predictor
-    told: list[Call | Answered] = field(default_factory=list)
-
-    def predict(self, call: Call) -> Prediction | None:
-        self.told.append(call)
-        return self.inner.predict(call)
-
-    def observe(self, call: Call, tokens: Tokens) -> None:
-        self.told.append(Answered(call, tokens))
-        self.inner.observe(call, tokens)
 
 
 def _mean(written: Sequence[Tokens]) -> Tokens:

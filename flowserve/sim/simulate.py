@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowserve.core.events import Learned
 from flowserve.core.invariants import check
 from flowserve.core.priority import POLICIES
 from flowserve.errors import UnknownName
@@ -33,10 +34,12 @@ def simulate(
     seed: int = 0,
     log_line: Callable[[str], object] | None = None,
     checked: bool = False,
+    lessons: Sequence[Learned] = (),
 ) -> Outcome:
     """Run `workload` to its end. `engines` replaces its number of engines; `policy` None is the workload's own.
 
-    `log_line` takes the lines of a log for `core/log.py`; `checked` verifies the scheduler's invariants after every step.
+    `log_line` takes the lines of a log for `core/log.py`; `checked` verifies the scheduler's invariants after every step;
+    `lessons` are taken before the first run.
     """
     config = workload.config(policy)
     if config.policy not in POLICIES:
@@ -54,6 +57,8 @@ def simulate(
         check=check if checked else None,
         tell_s=workload.tell_s,
     )
+    for lesson in lessons:
+        drive.post(lesson)
     before = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLD)
     try:
@@ -64,6 +69,8 @@ def simulate(
     return Outcome(summary(drive, recorder, config.policy, seed), latencies)
 
 
-def compare(workload: Workload, policies: Sequence[str], engines: int | None, seed: int) -> list[Outcome]:
+def compare(
+    workload: Workload, policies: Sequence[str], engines: int | None, seed: int, lessons: Sequence[Learned] = ()
+) -> list[Outcome]:
     """The same arrivals and the same draws under each policy."""
-    return [simulate(workload, policy, engines, seed) for policy in policies]
+    return [simulate(workload, policy, engines, seed, lessons=lessons) for policy in policies]

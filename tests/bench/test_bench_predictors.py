@@ -9,13 +9,14 @@ import pytest
 from flowserve.bench import predictors
 from flowserve.bench.predictors import FIRST, judge
 from flowserve.cli import benching
+from flowserve.core.learning import Answered
 from flowserve.core.predict.base import Call, Prediction
 from flowserve.core.predict.shares import Mean
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.errors import ConfigError, StoreError
 from flowserve.ids import NodeId, Tokens
 from flowserve.sim import calls
-from flowserve.sim.calls import AT_ONCE, Answered, in_turns
+from flowserve.sim.calls import AT_ONCE, in_turns
 from flowserve.sim.plans import SHAPES
 from flowserve.sim.simulate import simulate
 from flowserve.sim.workload import Mix, Workload

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flowserve.cli import app
+from flowserve.core.learning import lessons
 from flowserve.core.log import replay
 from flowserve.errors import ConfigError, UnknownName
 from flowserve.sim import soak
@@ -60,6 +61,15 @@ def test_the_log_of_a_simulation_replays_and_is_a_workload_itself(workload: Path
     assert json.loads(out.read_text())["results"]["all"]["completed"] > 3
 
 
+def test_a_simulation_may_begin_with_what_another_has_learned(workload: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    invoke(workload, "--record", first, "--seed", 4, "--predictor", "quantile")
+    invoke(workload, "--record", second, "--learn", first, "--predictor", "quantile")
+    lines = second.read_text().splitlines()
+    assert sum('"is":"Learned"' in line for line in lines) > 0
+    assert lessons(lines)[0].figures[0].seen > lessons(first.read_text().splitlines())[0].figures[0].seen
+
+
 def test_the_example_workload_can_be_read() -> None:
     from flowserve.sim.workload import load
 
@@ -84,6 +94,8 @@ def test_wrong_usage_is_named(workload: Path) -> None:
         ([], ConfigError, "workload"),
         ([workload, "--policy", "luck"], UnknownName, "luck"),
         ([workload, "--compare", "fcfs,critical_path", "--record", "x"], ConfigError, "--record"),
+        ([workload, "--predictor", "luck"], UnknownName, "luck"),
+        ([workload, "--learn", workload], ConfigError, "--learn: .*: line 1"),
         (["nowhere.toml"], ConfigError, "nowhere.toml"),
     ):
         with pytest.raises(error, match=named):
