@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 import flowserve as fs
 from flowserve import errors
+from flowserve.core.events import Learned
+from flowserve.core.learning import lessons
 from flowserve.core.log import replay
 from flowserve.core.step import step
 from flowserve.engines.fake import FakeEngine
@@ -63,7 +66,7 @@ def digest(lines: list[str]) -> str:
     return found.hexdigest()
 
 
-async def live_log(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+async def live_log(monkeypatch: pytest.MonkeyPatch, learned: Sequence[Learned] = ()) -> tuple[list[str], str]:
     """Lines of a live log, and the digest of the commands the live scheduler gave."""
     seen = hashlib.sha256()
 
@@ -76,6 +79,7 @@ async def live_log(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], str]:
     lines: list[str] = []
     replies = ["ok", errors.EngineError("hiccup"), "b", "ok", "c"] * 40
     runtime = Runtime([FakeEngine({"say": replies})], log_line=lines.append)
+    runtime.learn(learned)
     await runtime.start()
     runs = []
     for number in range(12):
@@ -106,6 +110,17 @@ async def test_a_live_log_replays_to_identical_commands_in_another_process(
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
         assert done.stdout.strip() == live
+
+
+async def test_what_a_live_log_teaches_is_in_the_log_of_the_next_server_which_replays_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, _ = await live_log(monkeypatch)
+    taught = lessons(first)
+    assert taught and taught[0].answers
+    second, live = await live_log(monkeypatch, taught)
+    assert digest(second) == live
+    assert lessons(second)[0].figures[0].seen > taught[0].figures[0].seen
 
 
 async def test_a_log_holds_nothing_that_a_user_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
