@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowserve.core.commands import Role
 from flowserve.core.estimates import Figure
-from flowserve.core.predict.base import Call, Prediction
+from flowserve.core.predict.base import Call
 from flowserve.core.predict.shares import Prior
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.errors import ConfigError
@@ -55,7 +55,7 @@ def expect(state: "SchedulerState", task: "Task", measured: "Measured") -> None:
     assert call is not None
     call.about = about(task, measured)
     call.predicted = state.lengths.predictor.predict(call.about) if measured.limit else None
-    call.longer_s = _longer_s(task, call.predicted)
+    call.longer_s = _longer_s(task, call)
     output = call.predicted.mean if call.predicted is not None else measured.limit * state.lengths.prior.share
     call.kv_tokens = measured.tokens + round(output)
     _count(state, run, call, 1)
@@ -74,12 +74,23 @@ def _count(state: "SchedulerState", run: "Run", call: "ModelCall", sign: int) ->
         state.served[run] = None
 
 
-def _longer_s(task: "Task", predicted: Prediction | None) -> Seconds:
-    """Beyond the seconds of its node, in proportion to tokens; an agent's steps are not told apart there."""
+def moved(state: "SchedulerState", task: "Task") -> None:
+    """`task` waits again, and less of it remains by what it has written."""
+    call, run = task.call, task.run
+    assert call is not None
+    before, call.longer_s = call.longer_s, _longer_s(task, call)
+    run.longer_s += call.longer_s - before
+    if state.policy.by_calls:
+        state.served[run] = None
+
+
+def _longer_s(task: "Task", call: "ModelCall") -> Seconds:
+    """What remains of it beyond the seconds of its node, in proportion to tokens; an agent's steps are not told apart there."""
     usual = task.run.shape.figures.written.get(task.node.id)
-    if predicted is None or usual is None or task.kind is not Kind.LLM:
+    if call.predicted is None or usual is None or task.kind is not Kind.LLM:
         return 0.0
-    return task.run.works[task.node.id] * (predicted.mean / max(1.0, usual.mean) - 1.0)
+    remains = max(0.0, call.predicted.mean - call.written)
+    return task.run.works[task.node.id] * (remains / max(1.0, usual.mean) - 1.0)
 
 
 def about(task: "Task", measured: "Measured") -> Call:

@@ -9,7 +9,7 @@ Each call moves at most `max_moves` times.
 from collections.abc import Iterator
 from math import inf
 
-from flowserve.core import failing, load, placement, tasks
+from flowserve.core import failing, lengths, load, placement, tasks
 from flowserve.core.commands import Preempt
 from flowserve.core.engine_state import Drain, Engine, ModelCall
 from flowserve.core.events import Code, Loss
@@ -33,6 +33,7 @@ def move(state: SchedulerState, task: Task) -> None:
     call.avoid = place
     tasks.stop(state, task)
     failing.again(state, task, Code.MOVED, 0.0)
+    lengths.moved(state, task)
 
 
 def loses_nothing(call: ModelCall) -> bool:

@@ -13,7 +13,8 @@ top of any policy when the first of each are compared (`service`, `queues`).
 |-----------------|------------------------------------------------------------------------|----------------------------------|
 | critical_path   | the remaining critical path, from learned durations                    | the default                      |
 | shortest_work   | remaining model calls, summed                                          | SRPT (Schrage 1968)              |
-| srpt            | the same, its present calls as long as they are predicted              | TRAIL (arXiv 2410.01035)         |
+| srpt            | the same, its present calls as long as they are predicted              | SRPT with learned lengths        |
+| trail           | the same; a shorter call pushes a longer one of its tier out           | TRAIL (arXiv 2410.01035)         |
 | shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
 | memory_time     | path, times the KV its present calls will need over what a call needs  | MARS (arXiv 2410.18248)          |
 | depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
@@ -33,8 +34,8 @@ time passed. A rank moves when a run has got somewhere or, under some policies, 
 *Starvation is bounded.* w is clamped to one band and a level is a band wide, so that a run is passed only by runs
 submitted less than W / ageing after it, where W is its own w if the others have its level or a worse one, and at
 most 3 * (2 * levels + 1) bands in all: with the defaults 4 w, and 4.4 hours over all tiers. Those are finitely
-many, since admission bounds how many runs live at once. Under plas, atlas, mlfq, srpt and memory_time w may rise, and is a band
-at most. Under srpt a call may lose its place to a shorter one of its tier, `PoolConfig.max_moves` times and no more.
+many, since admission bounds how many runs live at once. Under plas, atlas, mlfq, srpt, trail and memory_time w may rise, and is a band
+at most. Under trail a call may lose its place to a shorter one of its tier, `PoolConfig.max_moves` times and no more.
 """
 
 import math
@@ -178,7 +179,8 @@ def engine_priority(rank: float) -> int:
 POLICIES = {
     "critical_path": Policy(_by(_path_s), _longest_tail_first, _in_seconds),
     "shortest_work": Policy(_by(_work_s), _longest_tail_first, _in_seconds),
-    "srpt": Policy(_by(_predicted_work_s), _longest_tail_first, _in_seconds, by_calls=True, preempts=0.8),
+    "srpt": Policy(_by(_predicted_work_s), _longest_tail_first, _in_seconds, by_calls=True),
+    "trail": Policy(_by(_predicted_work_s), _longest_tail_first, _in_seconds, by_calls=True, preempts=0.8),
     "shortest_time": Policy(_by(_time_s), _longest_tail_first, _in_seconds),
     "memory_time": Policy(_by(_memory_time_s), _longest_tail_first, _in_seconds, by_calls=True),
     "depth_first": Policy(_by(_path_s), _as_they_come, _in_calls),

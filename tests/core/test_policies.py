@@ -40,6 +40,7 @@ def served(bench: Any, seconds: float = 1.0) -> str:
         ("critical_path", "xsdwwwwwccc"),
         ("shortest_work", "xsdcccwwwww"),
         ("srpt", "xsdcccwwwww"),
+        ("trail", "xsdcccwwwww"),
         ("shortest_time", "xsdcccwwwww"),
         ("memory_time", "xsdwwwwwccc"),
         ("depth_first", "xsdwwwwwccc"),

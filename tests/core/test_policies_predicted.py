@@ -45,7 +45,13 @@ def dispatched(out: list[Command]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("policy", "first"),
-    [("critical_path", "long"), ("shortest_work", "long"), ("srpt", "short"), ("memory_time", "short")],
+    [
+        ("critical_path", "long"),
+        ("shortest_work", "long"),
+        ("srpt", "short"),
+        ("trail", "short"),
+        ("memory_time", "short"),
+    ],
 )
 def test_of_two_calls_of_a_node_the_one_that_will_write_less_goes_first(
     kit: ModuleType, policy: str, first: str
@@ -90,7 +96,7 @@ def test_a_run_whose_calls_are_over_ranks_as_if_they_had_never_been(kit: ModuleT
 
 
 def test_a_longer_call_makes_way_for_a_shorter_one_while_it_is_far_from_its_end(kit: ModuleType) -> None:
-    bench, plan = taught(kit, policy="srpt")
+    bench, plan = taught(kit, policy="trail")
     ask(bench, plan, "long", LONG)
     bench.tokens(1, 300, run="long")
     out = ask(bench, plan, "short", SHORT)
@@ -105,6 +111,9 @@ def test_a_longer_call_makes_way_for_a_shorter_one_while_it_is_far_from_its_end(
         Mark(RunId("short"), Status.RUNNING, task, one, zero, 1),
         Dispatch(RunId("short"), task, one, zero, 1, engine=EngineId("e0"), priority=short),
     ]
+    run = bench.state.runs["long"]
+    usual = run.shape.figures.written[NodeId(0)].mean
+    assert run.work + run.longer_s == pytest.approx(5.0 * (400 - 300) / usual), "what remains of it"
     [again] = [command for command in bench.finish(1, run="short") if isinstance(command, Dispatch)]
     assert (again.run, again.attempt, again.resume) == ("long", 2, True)
 
@@ -112,9 +121,10 @@ def test_a_longer_call_makes_way_for_a_shorter_one_while_it_is_far_from_its_end(
 @pytest.mark.parametrize(
     ("why", "written", "policy", "prompt"),
     [
-        ("it has written more than C of what it will", 321, "srpt", SHORT),
-        ("the new one is no shorter than what remains", 300, "srpt", LONG),
+        ("it has written more than C of what it will", 321, "trail", SHORT),
+        ("the new one is no shorter than what remains", 300, "trail", LONG),
         ("other policies leave calls of a tier where they are", 300, "shortest_work", SHORT),
+        ("srpt orders what waits", 300, "srpt", SHORT),
         ("memory_time orders what waits", 300, "memory_time", SHORT),
     ],
 )
@@ -126,7 +136,7 @@ def test_otherwise_it_stays(kit: ModuleType, why: str, written: int, policy: str
 
 
 def test_a_call_makes_way_a_bounded_number_of_times(kit: ModuleType) -> None:
-    bench, plan = taught(kit, policy="srpt")
+    bench, plan = taught(kit, policy="trail")
     ask(bench, plan, "long", LONG)
     bench.tokens(1, 1, run="long")
     for number in range(bench.state.config.pool.max_moves):
@@ -136,7 +146,7 @@ def test_a_call_makes_way_a_bounded_number_of_times(kit: ModuleType) -> None:
     assert dispatched(ask(bench, plan, "late", SHORT)) == []
 
 
-@pytest.mark.parametrize("policy", ["srpt", "memory_time"])
+@pytest.mark.parametrize("policy", ["srpt", "trail", "memory_time"])
 def test_a_long_call_is_served_within_the_bound_however_many_short_ones_come(kit: ModuleType, policy: str) -> None:
     """As many come as are served. The bound is what a run may be behind by, a band, over `ageing`."""
     bench, plan = taught(kit, policy=policy, band_s=10.0, ageing=0.5)
