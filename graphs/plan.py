@@ -164,6 +164,9 @@ class Node:
     """Equal inputs may be answered from an earlier result."""
     degrade: Degradation | None = None
     """SAMPLE, SEARCH, LOOP: what may be given up of it; None: nothing."""
+    streams: NodeId | None = None
+    """MAP: the LLM node that writes its list, where items are taken while it still writes. One of `deps`; such a map has no
+    retry and no time limit of its own. None: it begins when the list is whole. Set by passes."""
     cost_s: Seconds = 0.0
     """Prior estimate of one execution, expansion included; see analysis.tails."""
 

@@ -151,12 +151,13 @@ class Degrade:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """LOOP: is it done? `frame` is the iteration that just ended. Answered by Evaluated."""
+    """LOOP: is it done? `frame` is the iteration that just ended. MAP that began early: how many items has its list, which
+    is whole now, and are they those that were streamed? `frame` is None. Answered by Evaluated."""
 
     run: RunId
     task: TaskId
     attempt: int
-    frame: FrameId
+    frame: FrameId | None
 
 
 @dataclass(frozen=True, slots=True)

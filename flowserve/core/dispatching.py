@@ -44,10 +44,10 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
         run.started = True
         state.out.append(Mark(run.id, Status.RUNNING))
     if task.parent is not None and task.parent.phase is Phase.READY:
-        _begin(state, task.parent, Phase.OPEN)
+        begin(state, task.parent, Phase.OPEN)
     if task.timer is not None:
         state.timers.cancel(task)
-    _begin(state, task, Phase.RUNNING)
+    begin(state, task, Phase.RUNNING)
     call = task.call
     resume = call is not None and call.written > 0
     if place is not None:
@@ -106,7 +106,7 @@ def _keep_s(state: SchedulerState, task: Task) -> Seconds:
     return state.config.pool.keep_s if task.role is Role.STEP and not task.last else 0.0
 
 
-def _begin(state: SchedulerState, task: Task, phase: Phase) -> None:
+def begin(state: SchedulerState, task: Task, phase: Phase) -> None:
     """The clock of this execution starts. An agent's parts have no limit of their own but the agent's."""
     tasks.move(task, phase)
     task.began_at = state.now

@@ -57,6 +57,7 @@ class ModelCall:
         "began_at",
         "choices",
         "decode",
+        "items",
         "kv_tokens",
         "last_at",
         "limit",
@@ -96,6 +97,8 @@ class ModelCall:
         self.prefix: tuple[int, ...] = ()
         self.written: Tokens = 0
         """Output so far: of this execution, and of those before that it continues."""
+        self.items = False
+        """Of what it has written, items were streamed to maps."""
         self.began_at: Seconds = 0.0
         """When it was dispatched."""
         self.last_at: Seconds | None = None

@@ -123,6 +123,21 @@ class Evaluated:
     task: TaskId
     attempt: int
     choice: int
+    anew: bool = False
+    """MAP that began early: its list is another than was streamed, and what has begun is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A model call is writing the list that a MAP waits for: `count` items of it are whole by now. More may come."""
+
+    run: RunId
+    task: TaskId
+    """The model call's."""
+    attempt: int
+    map: NodeId
+    """Whose `Node.streams` is the call's node."""
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +326,7 @@ Event = (
     | HeadMeasured
     | HeadComputed
     | Evaluated
+    | Items
     | TaskFinished
     | TaskFailed
     | TokensProduced

@@ -2,7 +2,7 @@
 
 | kind    | number means   | frames at once         | frame done                   | frame failed  | Join takes        |
 |---------|----------------|------------------------|------------------------------|---------------|-------------------|
-| MAP     | items          | `concurrency`, 0 = all | open the next                | it fails      | all, in order     |
+| MAP     | items          | `concurrency`, 0 = all | open the next                | it fails [1]  | all, in order     |
 | SAMPLE  | samples        | `concurrency`, 0 = all | Label if a rule; the next    | dropped       | those done        |
 | SWITCH  | the arm        | 1                      | join                         | it fails      | the one           |
 | LOOP    | 1 stop, 0 more | 1                      | Evaluate, or join at `limit` | it fails      | the last, or none |
@@ -10,12 +10,14 @@
 | DYNAMIC | (none)         | as many as it calls    | Return the frame             | Return a code | (never)           |
 
 Of a SAMPLE or LOOP fewer are opened where the run would be late and its author allows it (`degradation`): Degrade comes first.
+
+[1] A map that began early, whose list is not whole, starts over: see `early`.
 """
 
 from flowserve.core import degradation, estimates, failing, readiness, runs, tasks
 from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
 from flowserve.core.events import Called, Code, SampleLabelled
-from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task
+from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task, Width
 from flowserve.core.stopping import RULES
 from flowserve.graphs.plan import Kind, SampleSpec
 from flowserve.ids import BlockId, FrameId
@@ -68,7 +70,7 @@ def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
         task.expansion = Expansion(_samples(state, task, width) if task.kind is Kind.SAMPLE else width)
         tasks.move(task, Phase.OPEN)
         if width:
-            _open_more(state, task)
+            open_more(state, task)
         else:
             join(state, task)
 
@@ -82,14 +84,24 @@ def _samples(state: SchedulerState, task: Task, width: int) -> int:
     return degrade.least
 
 
-def _open_more(state: SchedulerState, task: Task) -> None:
+def open_more(state: SchedulerState, task: Task) -> None:
     expansion = task.expansion
     assert expansion is not None
     room = task.node.concurrency or expansion.width
     while expansion.opened < expansion.width and len(expansion.live) < room:
         expansion.opened += 1
+        state.streamed += expansion.sure is not Width.KNOWN
         body = task.node.bodies[expansion.opened - 1 if task.kind is Kind.RACE else 0]
         open_frame(state, task, body, expansion.opened - 1)
+
+
+def start_over(state: SchedulerState, task: Task, fresh: Expansion) -> Expansion:
+    """Drop what a map that began early has at work and has kept; it goes on with `fresh`."""
+    assert task.expansion is not None
+    state.started_over += task.expansion.opened
+    tasks.drop_parts(state, task)
+    task.expansion = fresh
+    return fresh
 
 
 def _take_arm(state: SchedulerState, task: Task, arm: int) -> None:
@@ -149,13 +161,13 @@ def frame_done(state: SchedulerState, item: Consequence) -> None:
     elif owner.kind is Kind.RACE:
         expansion.unlabelled[frame.id] = None
         state.out.append(Label(owner.run.id, owner.id, frame.id))
-    elif len(expansion.done) + expansion.failed == expansion.width:
+    elif expansion.complete:
         join(state, owner)
     else:
         if owner.kind is Kind.SAMPLE and _sample_spec(owner).rule is not None:
             expansion.unlabelled[frame.id] = None
             state.out.append(Label(owner.run.id, owner.id, frame.id))
-        _open_more(state, owner)
+        open_more(state, owner)
 
 
 def _iteration_done(state: SchedulerState, loop: Task, frame: Frame) -> None:
@@ -192,6 +204,9 @@ def frame_failed(state: SchedulerState, item: Consequence) -> None:
     elif owner.kind is Kind.RACE:
         tasks.kill_frame(state, frame)
         _arm_out(state, owner, code, origin)
+    elif owner.expansion is not None and owner.expansion.sure is not Width.KNOWN:
+        hold = owner.expansion.sure if owner.expansion.sure is Width.ASKED else Width.HELD
+        start_over(state, owner, Expansion(0, hold))
     else:
         failing.part_failed(state, owner, code, origin)
 
@@ -202,7 +217,7 @@ def _sample_dropped(state: SchedulerState, sample: Task, code: Code, origin: Tas
     expansion.failed += 1
     expansion.last_code = code
     if len(expansion.done) + expansion.failed < expansion.width:
-        _open_more(state, sample)
+        open_more(state, sample)
     elif expansion.done:
         join(state, sample)
     else:

@@ -110,6 +110,9 @@ def try_again(state: SchedulerState, task: Task, code: Code, delay_s: Seconds, g
     task.attempt += 1
     if task.call is not None and not goes_on:
         task.call.written = 0
+        if task.call.items:
+            task.call.items = False
+            state.agenda.append(Consequence(Todo.ITEMS_VOID, task))
     if delay_s > 0:
         state.timers.start(state.now + delay_s, task)
     else:

@@ -10,7 +10,7 @@ from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.priority import tier
 from flowserve.core.queues import SLACK, ReadyQueue
-from flowserve.core.state import Frame, Phase, Run, SchedulerState, Task, Window
+from flowserve.core.state import Frame, Phase, Run, SchedulerState, Task, Width, Window
 from flowserve.core.story import story
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind
@@ -98,13 +98,18 @@ def _frame(run: Run, frame: Frame) -> Iterator[str]:
         waits = sum(frame.nodes[position[dep]] is not None for dep in node.deps)
         stands = frame.nodes[place]
         if isinstance(stands, Task):
-            if waits or stands.node is not node or stands.frame is not frame or run.tasks.get(stands.id) is not stands:
+            if waits != _began_early(stands) or stands.node is not node or stands.frame is not frame or run.tasks.get(stands.id) is not stands:
                 yield f"{frame!r}: node {node.id} waits for {waits} and has {stands!r}"
         elif stands is not None and (stands != waits or not waits):
             yield f"{frame!r}: node {node.id} waits for {waits}, counts {stands}"
     unfinished = sum(stands is not None for stands in frame.nodes)
     if frame.unfinished != unfinished or not unfinished:
         yield f"{frame!r}: {unfinished} nodes are not done"
+
+
+def _began_early(task: Task) -> bool:
+    """Its list is still being written, and that is all it waits for."""
+    return task.expansion is not None and task.expansion.sure in (Width.GROWS, Width.HELD)
 
 
 def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
@@ -177,7 +182,12 @@ def _phase(task: Task) -> Iterator[str]:
         return
     if phase is Phase.JOINING and (expansion.live or expansion.parts):
         yield f"{task!r} has parts at work: {list(expansion.live)}, {list(expansion.parts)}"
-    if phase is Phase.OPEN and not (expansion.live or expansion.parts or expansion.unlabelled):
+    if expansion.sure is not Width.KNOWN and (task.node.streams is None or phase is not Phase.OPEN):
+        yield f"{task!r} has begun early"
+    if expansion.sure is Width.HELD and expansion.opened:
+        yield f"{task!r} has frames although one of them failed"
+    at_work = expansion.live or expansion.parts or expansion.unlabelled
+    if phase is Phase.OPEN and not at_work and expansion.sure is Width.KNOWN:
         yield f"{task!r} is open for nothing"
     if task.kind in (Kind.MAP, Kind.SAMPLE, Kind.RACE) and phase is Phase.OPEN:
         accounted = len(expansion.live) + len(expansion.done) + expansion.failed

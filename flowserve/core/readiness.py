@@ -39,7 +39,10 @@ def enter(state: SchedulerState, run: Run, block: BlockId, owner: Task | None, i
 
 
 def node_done(state: SchedulerState, frame: Frame, node: NodeId) -> list[int]:
-    """Count `node` as done in `frame`. Returns the positions that became ready, in order; they need tasks now."""
+    """Count `node` as done in `frame`. Returns the positions that became ready, in order; they need tasks now.
+
+    A map that began early has its task already: its list is whole now.
+    """
     nodes = frame.nodes
     position = frame.run.shape.position[node]
     nodes[position] = None
@@ -52,7 +55,10 @@ def node_done(state: SchedulerState, frame: Frame, node: NodeId) -> list[int]:
     ready = []
     for dependent in frame.block.dependents[position]:
         waits = nodes[dependent]
-        assert type(waits) is int
+        if isinstance(waits, Task):
+            state.agenda.append(Consequence(Todo.LIST_WHOLE, waits))
+            continue
+        assert waits is not None
         nodes[dependent] = waits - 1
         if waits == 1:
             ready.append(dependent)

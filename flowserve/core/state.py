@@ -45,6 +45,18 @@ class Phase(IntEnum):
     CANCELLED = 7
 
 
+class Width(IntEnum):
+    """What is known of how many frames an expansion will have."""
+
+    KNOWN = 0
+    GROWS = 1
+    """MAP that began early: as many as there are items by now."""
+    HELD = 2
+    """MAP that began early, and in which a frame failed: nothing more before its list is whole."""
+    ASKED = 3
+    """MAP that began early: its list is whole, and an Evaluate is out."""
+
+
 class Todo(IntEnum):
     """Sorts of consequences; `step.CONSEQUENCES` names the function for each."""
 
@@ -60,6 +72,10 @@ class Todo(IntEnum):
     """A tool call of this agent has ended, well or badly."""
     UNSERVED = 5
     """A task wants a model that no engine has."""
+    LIST_WHOLE = 6
+    """The list of this MAP, which began early, is whole."""
+    ITEMS_VOID = 7
+    """What this model call has streamed is void: it begins anew."""
 
 
 class Consequence(NamedTuple):
@@ -238,15 +254,18 @@ class Expansion:
         "live",
         "opened",
         "parts",
+        "sure",
         "tools",
         "tools_started",
         "unlabelled",
         "width",
     )
 
-    def __init__(self, width: int = 0) -> None:
+    def __init__(self, width: int = 0, sure: Width = Width.KNOWN) -> None:
         self.width = width
         """Frames wanted: items, samples, greatest number of iterations; 1 for a SWITCH. AGENT, DYNAMIC: the limit."""
+        self.sure = sure
+        """MAP: whether `width` is that of the whole list."""
         self.opened = 0
         """Frames opened (AGENT: steps made; DYNAMIC: calls answered or open) so far."""
         self.live: dict[FrameId, Frame] = {}
@@ -267,6 +286,11 @@ class Expansion:
         """AGENT: tool calls that the latest step asked for."""
         self.tools_started = 0
         """AGENT: how many of them have a task or had one."""
+
+    @property
+    def complete(self) -> bool:
+        """Every frame that is wanted has ended."""
+        return self.sure is Width.KNOWN and len(self.done) + self.failed == self.width
 
     def closing(self) -> list[FrameId]:
         """Frames whose values are kept, in order of index."""
@@ -397,7 +421,9 @@ class SchedulerState:
         "serving",
         "shapes",
         "stale",
+        "started_over",
         "stirred",
+        "streamed",
         "tenants",
         "timers",
         "tools",
@@ -470,6 +496,10 @@ class SchedulerState:
         """Runs rejected since a run last ended."""
         self.stale = 0
         """Events ignored because what they speak of is over."""
+        self.streamed = 0
+        """Frames of maps opened before their list was whole."""
+        self.started_over = 0
+        """Of these, dropped again because the list became another, or because a frame of their map failed."""
 
         self.out: list[Command] = []
         """Commands of the step at work; empty between steps."""

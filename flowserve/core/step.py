@@ -18,6 +18,8 @@ A task goes through phases. What may follow what stands in `tasks.TRANSITIONS`, 
 | RETRYING  | failed; the next attempt begins when its back-off is over   | its timer                                |
 | COMPLETED, FAILED, CANCELLED | over; it has left all tables             |                                          |
 
+A MAP may be OPEN before all it waits for is done, with items of a list that is still being written: see `early`.
+
 LLM nodes and agent steps wait for an engine that serves their model, tools and agent tools for the tool window,
 searches for the search window; all other kinds go at the end of the step. When a task begins to retry, its attempt is
 counted up, so that everything still said about the old one is stale. A model call that its engine lost, or that the
@@ -60,6 +62,7 @@ from typing import Any
 from flowserve.core import (
     agents,
     dispatching,
+    early,
     engines,
     estimates,
     expansion,
@@ -85,6 +88,7 @@ from flowserve.core.events import (
     Event,
     HeadComputed,
     HeadMeasured,
+    Items,
     KVChanged,
     Learned,
     Measured,
@@ -97,7 +101,7 @@ from flowserve.core.events import (
     Tick,
     TokensProduced,
 )
-from flowserve.core.state import Consequence, Phase, Run, SchedulerState, Task, Todo
+from flowserve.core.state import Consequence, Phase, Run, SchedulerState, Task, Todo, Width
 from flowserve.core.story import tell
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind
@@ -198,10 +202,22 @@ def _measured(state: SchedulerState, event: Measured) -> None:
 
 def _evaluated(state: SchedulerState, event: Evaluated) -> None:
     task = state.find(event.run, event.task, event.attempt)
+    if task is None:
+        return
+    if task.expansion is not None and task.expansion.sure is Width.ASKED:
+        early.settled(state, task, event)
+        return
+    if task.phase is not Phase.RUNNING or task.kind not in JOINS or task.kind is Kind.AGENT:
+        raise _impossible(event, task)
+    expansion.evaluated(state, task, event.choice)
+
+
+def _items(state: SchedulerState, event: Items) -> None:
+    task = state.find(event.run, event.task, event.attempt)
     if task is not None:
-        if task.phase is not Phase.RUNNING or task.kind not in JOINS or task.kind is Kind.AGENT:
+        if task.phase is not Phase.RUNNING or task.run.plan.nodes[event.map].streams != task.node.id:
             raise _impossible(event, task)
-        expansion.evaluated(state, task, event.choice)
+        early.items(state, task, event)
 
 
 def _finished(state: SchedulerState, event: TaskFinished) -> None:
@@ -314,6 +330,7 @@ HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     HeadMeasured: heads.measured,
     HeadComputed: heads.computed,
     Evaluated: _evaluated,
+    Items: _items,
     TaskFinished: _finished,
     TaskFailed: _failed,
     TokensProduced: _tokens,
@@ -338,6 +355,8 @@ CONSEQUENCES: dict[Todo, Callable[[SchedulerState, Consequence], None]] = {
     Todo.AGENT_FAILED: failing.agent_failed,
     Todo.TOOL_OVER: agents.tool_over,
     Todo.UNSERVED: failing.unserved,
+    Todo.LIST_WHOLE: early.whole,
+    Todo.ITEMS_VOID: early.void,
 }
 """What is done with each sort of consequence."""
 

@@ -207,6 +207,12 @@ class Bench:
     def evaluate(self, task: int, choice: int, attempt: int = 1, run: str = "r") -> list[Command]:
         return self.feed(e.Evaluated(RunId(run), TaskId(task), attempt, choice))
 
+    def items(self, task: int, map: int, count: int, attempt: int = 1, run: str = "r") -> list[Command]:
+        return self.feed(e.Items(RunId(run), TaskId(task), attempt, NodeId(map), count))
+
+    def settle(self, task: int, width: int, anew: bool = False, run: str = "r") -> list[Command]:
+        return self.feed(e.Evaluated(RunId(run), TaskId(task), 1, width, anew))
+
     def label(self, task: int, frame: int, label: int, run: str = "r") -> list[Command]:
         return self.feed(e.SampleLabelled(RunId(run), TaskId(task), FrameId(frame), label))
 
@@ -263,7 +269,7 @@ def _brief(command: Command) -> str:
             limit = f" limit {command.limit}" if command.limit is not None else ""
             return f"dispatch {command.task}{part}{attempt}{last}{where}{resume}{limit}"
         case c.Evaluate():
-            return f"evaluate {command.task} after {command.frame}"
+            return f"evaluate {command.task}" + (f" after {command.frame}" if command.frame is not None else "")
         case c.Label():
             return f"label {command.task} frame {command.frame}"
         case c.Join():
@@ -322,6 +328,10 @@ class RunView:
     rivals: dict[TaskId, EngineId] = field(default_factory=dict)
     status: dict[TaskId, Status] = field(default_factory=dict)
     attempts: dict[TaskId, int] = field(default_factory=dict)
+    places: dict[TaskId, c.Mark] = field(default_factory=dict)
+    """What was said first of each task."""
+    items: dict[tuple[TaskId, NodeId], int] = field(default_factory=dict)
+    """By call and map: items streamed by the present execution."""
 
 
 FOLLOWS: dict[Status | None, tuple[Status, ...]] = {
@@ -419,6 +429,8 @@ class Driver(Bench):
                 assert command.frame not in view.frames
                 assert (command.parent is None) == (command.task is None) == (command.frame == 0)
                 if command.task is not None:
+                    if command.task not in view.work:
+                        self._began_early(view, command.task)
                     assert command.parent in view.frames and command.task in view.work
                 view.frames[command.frame] = command
             case c.Measure():
@@ -455,7 +467,10 @@ class Driver(Bench):
                 assert view.work[command.task].dispatch.engine == command.engine
             case c.Evaluate():
                 work = view.work[command.task]
-                assert work.node.kind is Kind.LOOP and not work.owes and command.frame in view.frames
+                if command.frame is None:
+                    assert work.node.kind is Kind.MAP and work.node.streams is not None and not work.owes
+                else:
+                    assert work.node.kind is Kind.LOOP and not work.owes and command.frame in view.frames
                 work.owes = "number"
             case c.Label():
                 assert command.frame in view.frames and command.task in view.work
@@ -476,8 +491,10 @@ class Driver(Bench):
                     before = view.status.get(command.task)
                     assert command.status in FOLLOWS[before], (before, command)
                     view.status[command.task] = command.status
+                    view.places.setdefault(command.task, command)
                     if command.status is Status.RETRYING:
                         view.written.pop(command.task, None)
+                        view.items = {key: count for key, count in view.items.items() if key[0] != command.task}
             case c.CloseFrame():
                 del view.frames[command.frame]
                 assert all(frame.parent != command.frame for frame in view.frames.values()), command
@@ -489,6 +506,14 @@ class Driver(Bench):
                 assert not view.work and not view.heads
                 assert all(status not in FOLLOWS for status in view.status.values())
                 self._over(command)
+
+    def _began_early(self, view: RunView, task: TaskId) -> None:
+        """A map whose list is still being written has a frame though it was never dispatched."""
+        mark = view.places[task]
+        assert mark.node is not None and mark.frame is not None
+        node = view.plan.nodes[mark.node]
+        assert node.streams is not None and any(map == node.id for _, map in view.items)
+        view.work[task] = Work(c.Dispatch(mark.run, task, node.id, mark.frame, 1), node, "")
 
     def _over(self, command: c.Complete | c.Fail) -> None:
         del self.views[command.run]
@@ -577,6 +602,21 @@ class Driver(Bench):
             self.rnd.choice([None, engine]) if engine == work.dispatch.engine and task not in view.rivals else engine,
         )
 
+    def random_items(self) -> None:
+        """Some call has written one or two more items of a list that a map waits for."""
+        calls = [
+            (run, task, work, map.id)
+            for run, view in self.views.items()
+            for task, work in view.work.items()
+            for map in view.plan.nodes
+            if work.owes and work.node.kind is Kind.LLM and map.streams == work.node.id and task not in view.rivals
+        ]
+        if calls:
+            run, task, work, map = self.rnd.choice(calls)
+            items = self.views[run].items
+            items[task, map] = items.get((task, map), 0) + self.rnd.randint(1, 2)
+            self.items(task, map, items[task, map], work.dispatch.attempt, run)
+
     def random_news(self) -> None:
         """An engine reports, is drained or wanted back, answers a probe, or comes up again."""
         rnd, id = self.rnd, EngineId(f"e{self.rnd.randint(0, 1)}")
@@ -616,7 +656,7 @@ class Driver(Bench):
                 Kind.LOOP: lambda: rnd.randint(0, 1),
                 Kind.RACE: lambda: len(node.bodies),
             }[node.kind]()
-            self.feed(e.Evaluated(run, task, attempt, choice))
+            self.feed(e.Evaluated(run, task, attempt, choice, node.streams is not None and rnd.random() < 0.3))
             return
         if node.kind is Kind.DYNAMIC and work.calls < node.limit and rnd.random() < 0.6:
             work.calls += 1
@@ -678,6 +718,7 @@ class Driver(Bench):
                 e.TaskFinished(run, task, attempt),
                 e.TaskFailed(run, task, attempt, Code.ENGINE),
                 e.Evaluated(run, task, attempt, 1),
+                e.Items(run, task, attempt, NodeId(0), 1),
                 e.Called(run, task, attempt, 0, 0),
                 e.TokensProduced(run, task, attempt, 1),
                 e.SampleLabelled(run, task, FrameId(999), 0),
@@ -698,7 +739,9 @@ class Driver(Bench):
         if self.facts and self.rnd.random() < 0.4:
             self.rnd.choice([self.random_tokens, self.random_tokens, self.random_news, self.wake])()
             return
-        if dice < 0.75:
+        if self.rnd.random() < 0.2:
+            self.random_items()
+        elif dice < 0.75:
             self.random_answer()
         elif dice < 0.85:
             self.random_failure()
@@ -783,6 +826,9 @@ def _random_node(
 ) -> int:
     match kind:
         case Kind.MAP:
+            writers = [dep for dep in deps if builder.nodes[dep]["kind"] is Kind.LLM]
+            if writers and rnd.random() < 0.7:
+                fields = {k: v for k, v in fields.items() if k in ("block", "cost_s")} | {"streams": writers[0]}
             return builder.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(
