@@ -195,6 +195,7 @@ class _Compiler:
             timeout_s=node.timeout_s,
             cache=node.cache,
             degrade=node.degrade,
+            streams=None if node.streams is None else self.node_ids[node.streams],
         )
 
     def _target(self, node: NodeDecl) -> int:

@@ -92,6 +92,7 @@ class NodeDecl:
     timeout_s: Seconds | None = None
     cache: bool = False
     degrade: Degradation | None = None
+    streams: "NodeDecl | None" = None
 
     def __repr__(self) -> str:
         return f"NodeDecl({self.name!r}, {self.kind.name})"

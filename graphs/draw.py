@@ -73,7 +73,7 @@ def _bound(plan: Plan, node: Node) -> str:
             index = plan.searches[node.target].index
             return index if node.degrade is None else f"{index}, {node.limit} passages"
         case Kind.MAP:
-            return f"up to {node.limit:,}"
+            return f"up to {node.limit:,}" + (", as they are written" if node.streams is not None else "")
         case Kind.SAMPLE:
             spec = plan.samples[node.target]
             return f"{node.limit} samples" + (f", {spec.rule}" if spec.rule else "")

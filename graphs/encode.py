@@ -128,6 +128,8 @@ def _node(plan: Plan, node: Node) -> dict[str, Any]:
         found["cache"] = True
     if node.degrade is not None:
         found["degrade"] = dataclasses.asdict(node.degrade)
+    if node.streams is not None:
+        found["streams"] = plan.nodes[node.streams].name
     return found
 
 

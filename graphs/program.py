@@ -15,8 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowserve.errors import InputError, OutputInvalid, ToolError, UnknownName
-from flowserve.graphs.plan import Plan
+from flowserve.graphs.plan import Node, Plan
 from flowserve.graphs.shapes import Shape, ShapeError, jsonable, pointer
+from flowserve.ids import NodeId
 
 if TYPE_CHECKING:
     from flowserve.graphs.passes import Rewritten
@@ -77,6 +78,15 @@ class Program:
         if self.declared is not None or not self.rewriting.changes:
             return self
         return dataclasses.replace(self, plan=self.rewriting.plan, declared=self)
+
+    @cached_property
+    def streams(self) -> Mapping[NodeId, tuple[Node, ...]]:
+        """By LLM node: the maps that take items of its list while it is being written."""
+        found: dict[NodeId, tuple[Node, ...]] = {}
+        for node in self.plan.nodes:
+            if node.streams is not None:
+                found[node.streams] = (*found.get(node.streams, ()), node)
+        return found
 
     def bind_input(self, data: Mapping[str, Any]) -> tuple[Any, ...]:
         """The parameters of block 0, in order, from arguments by name (Python values or parsed JSON).

@@ -17,6 +17,7 @@ import pydantic
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from flowserve.errors import ValueInvalid
+from flowserve.graphs import hints
 
 Mismatch = tuple[str, str]
 """(JSON pointer, what is wrong there)."""
@@ -39,6 +40,10 @@ class Shape(Protocol):
 
     def loads(self, text: str) -> Any:
         """The typed value for a JSON text. Raises ShapeError."""
+        ...
+
+    def items(self, path: Sequence[str]) -> "Shape | None":
+        """The shape of each item of the list that stands under these names; None where there is no such list."""
         ...
 
 
@@ -143,6 +148,17 @@ class TypedShape:
     def loads(self, text: str) -> Any:
         return self._from_json(parse_json(text))
 
+    def items(self, path: Sequence[str]) -> "Shape | None":
+        found = self.type
+        try:
+            for name in path:
+                found = hints.attribute(found, name) if hints.fields(found) else hints.item(found, name)
+        except LookupError:
+            return None
+        if not hints.is_sequence(found) or hints.items(found) is not None:
+            return None
+        return TypedShape(hints.element(found))
+
     @cached_property
     def _adapter(self) -> pydantic.TypeAdapter[Any]:
         return adapter(self.type)
@@ -183,6 +199,8 @@ class SchemaShape:
     """The shape of a JSON Schema: values stay dicts, lists, strings and numbers."""
 
     schema: dict[str, Any]
+    root: dict[str, Any] | None = None
+    """The document that its references point into; None: itself."""
 
     def load(self, value: object) -> Any:
         try:
@@ -192,10 +210,16 @@ class SchemaShape:
             raise ShapeError([("", str(error))]) from None
         if problems:
             raise ShapeError([(pointer(list(e.absolute_path)), e.message[:300]) for e in problems[:20]])
-        return with_defaults(value, self.schema, self.schema)
+        return with_defaults(value, self.schema, self.root or self.schema)
 
     def loads(self, text: str) -> Any:
         return self.load(parse_json(text))
+
+    def items(self, path: Sequence[str]) -> "Shape | None":
+        root = self.root or self.schema
+        found = schema_at(self.schema, path, root) or {}
+        item = found.get("items")
+        return SchemaShape(item, root) if found.get("type") == "array" and isinstance(item, dict) else None
 
     @cached_property
     def _validator(self) -> Any:
@@ -203,7 +227,7 @@ class SchemaShape:
         from referencing import Registry
 
         # An empty registry: a schema from outside must not make us fetch anything.
-        return Draft202012Validator(self.schema, registry=Registry())
+        return Draft202012Validator(self.root or self.schema, registry=Registry()).evolve(schema=self.schema)
 
 
 def with_defaults(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
@@ -220,6 +244,18 @@ def with_defaults(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
         elif isinstance(sub, dict) and "default" in sub:
             filled[name] = copy.deepcopy(sub["default"])
     return filled
+
+
+def schema_at(schema: dict[str, Any], path: Sequence[str], root: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema of what stands under these names in an object of `schema`; None where it names no such property."""
+    found = _followed(schema, root)
+    for name in path:
+        properties = found.get("properties")
+        inner = properties.get(name) if isinstance(properties, dict) else None
+        if not isinstance(inner, dict):
+            return None
+        found = _followed(inner, root)
+    return found
 
 
 def _followed(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:

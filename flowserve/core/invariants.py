@@ -98,7 +98,12 @@ def _frame(run: Run, frame: Frame) -> Iterator[str]:
         waits = sum(frame.nodes[position[dep]] is not None for dep in node.deps)
         stands = frame.nodes[place]
         if isinstance(stands, Task):
-            if waits != _began_early(stands) or stands.node is not node or stands.frame is not frame or run.tasks.get(stands.id) is not stands:
+            if (
+                waits != _began_early(stands)
+                or stands.node is not node
+                or stands.frame is not frame
+                or run.tasks.get(stands.id) is not stands
+            ):
                 yield f"{frame!r}: node {node.id} waits for {waits} and has {stands!r}"
         elif stands is not None and (stands != waits or not waits):
             yield f"{frame!r}: node {node.id} waits for {waits}, counts {stands}"

@@ -27,7 +27,7 @@ from flowserve.errors import DeadlineHopeless, FlowServeError, InternalError, Ov
 from flowserve.graphs.plan import Kind
 from flowserve.ids import EngineId, FrameId, RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
-from flowserve.runtime import dynamic, local
+from flowserve.runtime import dynamic, items, local
 from flowserve.runtime.cache import ResultCache
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
@@ -285,6 +285,7 @@ class Driver:
         if command.engine is not None:
             if not command.resume:
                 task.collected = Collected()
+                task.lists = items.lists_of(run.program, task.node, task.frame)
             task.streams, task.held = {command.engine: task.collected}, None
         if command.role is Role.NODE and task.node.kind in local.EVALUATED:
             self._answer(task, command.run, lambda: local.begin(run, task))
@@ -294,7 +295,12 @@ class Driver:
     def _evaluate(self, command: c.Evaluate) -> None:
         run = self.live[command.run]
         task = run.tasks[command.task]
-        self._answer(task, run.id, lambda: local.next_iteration(run, task, run.frames[command.frame]))
+        task.attempt = command.attempt
+        if command.frame is None:
+            self._answer(task, run.id, lambda: local.whole_list(run, task))
+        else:
+            ended = run.frames[command.frame]
+            self._answer(task, run.id, lambda: local.next_iteration(run, task, ended))
 
     def _label(self, command: c.Label) -> None:
         run = self.live[command.run]
@@ -502,6 +508,9 @@ class Driver:
             data |= {"choice": output.index, "logprobs": output.logprobs}
         if data["text"] or data.get("logprobs"):
             self.reporter.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
+        for written in task.lists if output.text else ():
+            if written.push(output.text):
+                self.post(e.Items(run.id, task.id, task.attempt, written.map, len(written.items)))
 
     def _progress(self, run: Run, task: TaskState, value: Any) -> None:
         """`fs.emit` inside a tool or a dynamic node, from any thread."""

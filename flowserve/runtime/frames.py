@@ -14,7 +14,7 @@ from flowserve.ids import BlockId, NodeId, TaskId
 class Frame:
     """Parameters and node results of one block instance; the `Lookup` of expressions evaluated in it."""
 
-    __slots__ = ("block", "index", "params", "parent", "plan", "task", "values")
+    __slots__ = ("block", "index", "params", "parent", "plan", "task", "values", "written")
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Frame:
         self.index = index
         self.params = params
         self.values: dict[NodeId, Any] = {}
+        self.written: dict[NodeId, list[tuple[Any, ...]]] = {}
+        """By map: parameters for its frames, of a list that is still being written."""
 
     def of_block(self, block: BlockId) -> "Frame":
         """This frame or the enclosing one that instantiates `block`."""

@@ -7,6 +7,7 @@ from flowserve.core.commands import Role
 from flowserve.graphs import evaluate
 from flowserve.graphs.plan import Kind
 from flowserve.runtime.frames import Frame
+from flowserve.runtime.items import same
 from flowserve.runtime.run import Run, TaskState
 from flowserve.runtime.votes import Key, answer_key, winner
 
@@ -27,11 +28,19 @@ def _compute(run: Run, task: TaskState) -> e.Event:
     return e.TaskFinished(run.id, task.id, task.attempt)
 
 
-def _map(run: Run, task: TaskState) -> e.Event:
+def _map(run: Run, task: TaskState) -> e.Evaluated:
     columns = task.frame.arguments(task.node)
     width = evaluate.width(task.node, columns)
     task.items = list(zip(*columns.values(), strict=True))
     return e.Evaluated(run.id, task.id, task.attempt, width)
+
+
+def whole_list(run: Run, task: TaskState) -> e.Event:
+    """Answer Evaluate of a map that began with items of a list that was being written: is the whole list that list?"""
+    begun = task.frame.written.pop(task.node.id, [])
+    width = _map(run, task)
+    anew = len(begun) > len(task.items) or not all(same(a, b) for (a,), (b,) in zip(begun, task.items, strict=False))
+    return e.Evaluated(run.id, task.id, task.attempt, width.choice, anew)
 
 
 def _sample(run: Run, task: TaskState) -> e.Event:
@@ -78,7 +87,7 @@ def frame_params(task: TaskState, index: int) -> tuple[Any, ...]:
     """Parameters of frame number `index` of `task`."""
     kind = task.node.kind
     if kind is Kind.MAP:
-        return task.items[index]
+        return (task.items or task.frame.written[task.node.id])[index]
     if kind is Kind.LOOP:
         return (task.state,)
     if kind is Kind.DYNAMIC:

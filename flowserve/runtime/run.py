@@ -20,6 +20,7 @@ from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
+from flowserve.runtime.items import ItemList
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
 from flowserve.runtime.streams import EventLog
 
@@ -51,8 +52,10 @@ class TaskState:
     """Model calls: what each engine that has the call has written; `collected` is one of these."""
     held: dict[EngineId, list[Output]] | None = None
     """A hedged call: what each of its engines has sent and nobody was shown yet. None: not hedged."""
+    lists: list[ItemList] = field(default_factory=list)
+    """LLM: what maps take items of while it is being written."""
     items: list[tuple[Any, ...]] = field(default_factory=list)
-    """MAP: parameters of each item's frame."""
+    """MAP: parameters of each item's frame; none before the list is whole."""
     state: Any = None
     """LOOP: the state after the last iteration."""
     labels: dict[str, int] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 Every pass is a function over a Declaration that changes it in place and tells what it did; `rewrite` lifts the Plan, runs
 the passes in turn until none finds anything, and compiles what is left. Each keeps the result of every run that succeeds
-(tests/graphs/test_passes.py compares random workflows), starts no node later than before, and adds no call.
+(tests/graphs/test_passes.py compares random workflows), starts no node later than before, and adds no call; but what `stream`
+lets begin is done again where the list becomes another.
 
 | pass | what it does | from |
 |---|---|---|
@@ -10,7 +11,8 @@ the passes in turn until none finds anything, and compiles what is left. Each ke
 | `prune` | values that no prompt reads are not waited for; calls without effects that nothing reads are not made | the same; plan pruning of Helium |
 | `merge` | equal calls of one block are one call | common subexpressions; Helium |
 | `hoist` | what is the same in every round, item or sample is done once, before | loop-invariant code motion |
-| `fuse` | a map over a map is one map: item by item, without the barrier between | map fusion; decode pipelining of Teola/Ayo |
+| `fuse` | a map over a map is one map: item by item, without the barrier between | map fusion |
+| `stream` | a map over the list of a model call takes each item when it is written, not when all are | decode pipelining of Teola/Ayo |
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +26,19 @@ from flowserve.graphs.passes.lift import declaration_of
 from flowserve.graphs.passes.merge import merge
 from flowserve.graphs.passes.project import project
 from flowserve.graphs.passes.prune import prune
+from flowserve.graphs.passes.stream import stream
 from flowserve.graphs.plan import Plan
 
 Pass = Callable[[Declaration], list[str]]
 """Changes a declaration in place; gives a sentence about each change, none when there was nothing to do."""
-PASSES: dict[str, Pass] = {"project": project, "prune": prune, "merge": merge, "hoist": hoist, "fuse": fuse}
+PASSES: dict[str, Pass] = {
+    "project": project,
+    "prune": prune,
+    "merge": merge,
+    "hoist": hoist,
+    "fuse": fuse,
+    "stream": stream,
+}
 """In the order in which they run."""
 
 

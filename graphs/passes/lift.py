@@ -51,6 +51,7 @@ def declaration_of(plan: Plan) -> Declaration:
 
     for node, made in zip(plan.nodes, nodes, strict=True):
         made.args = [(arg.name, expr(arg.source)) for arg in node.args]
+        made.streams = None if node.streams is None else nodes[node.streams]
     for block, declared in zip(plan.blocks, blocks, strict=True):
         declared.nodes = [nodes[i] for i in block.nodes]
         declared.result = expr(block.result)

@@ -826,9 +826,10 @@ def _random_node(
 ) -> int:
     match kind:
         case Kind.MAP:
-            writers = [dep for dep in deps if builder.nodes[dep]["kind"] is Kind.LLM]
-            if writers and rnd.random() < 0.7:
-                fields = {k: v for k, v in fields.items() if k in ("block", "cost_s")} | {"streams": writers[0]}
+            if rnd.random() < 0.7:
+                writer = builder.llm(*deps, **fields)
+                plain = {"block": fields["block"], "cost_s": fields["cost_s"], "streams": writer}
+                deps, fields = [*rnd.choice([[], deps]), writer], plain
             return builder.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(
