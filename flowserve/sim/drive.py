@@ -20,7 +20,7 @@ from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind, Node, Plan
-from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId, Tokens
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 from flowserve.sim.chance import below, mix, uniform
 from flowserve.sim.engine import EngineSpec, Request
 from flowserve.sim.fleet import Fleet, Member
@@ -28,7 +28,7 @@ from flowserve.sim.heap import Heap
 from flowserve.sim.programs import Program, Size
 from flowserve.sim.services import Chaos, Services
 
-FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS = range(100, 109)
+FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS, OTHER = range(100, 110)
 """What a draw is for."""
 NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE)
 """Kinds whose Dispatch is answered by Evaluated."""
@@ -118,6 +118,8 @@ class TaskView:
     """LOOP: iterations so far; DYNAMIC: calls."""
     calls: int = 0
     """DYNAMIC: calls that it will make."""
+    items: dict[NodeId, int] = field(default_factory=dict)
+    """LLM: items that it has streamed, by map."""
 
     def __repr__(self) -> str:
         return f"TaskView({self.node.name}, attempt {self.attempt}, {list(self.places.values())})"
@@ -169,6 +171,8 @@ class Drive:
         self._queue: deque[e.Event] = deque()
         self._log = LogWriter(log_line, config) if log_line is not None else None
         self._check = check
+        self._streams: dict[str, dict[NodeId, list[Node]]] = {}
+        """By digest of the plan: see `_readers`."""
         self._wake = 0
         members = [
             Member(EngineId(f"engine-{number}"), number, spec, names) for number, (spec, names) in enumerate(engines)
@@ -221,6 +225,28 @@ class Drive:
         task = view.tasks.get(event.task) if view is not None else None
         if task is not None and task.attempt == event.attempt and event.engine in task.places:
             task.written += event.count
+            self._stream(event, task)
+
+    def _stream(self, event: e.TokensProduced, task: TaskView) -> None:
+        """Items of a list are thought to be of equal length."""
+        arrival, size = self.runs[event.run].arrival, task.size
+        assert size is not None
+        for map in self._readers(arrival.plan).get(task.node.id, ()):
+            width = arrival.program.choice(map, task.key, 0)
+            count = min(width, width * task.written // max(1, size.output))
+            if count > task.items.get(map.id, 0):
+                task.items[map.id] = count
+                self.post(e.Items(event.run, event.task, event.attempt, map.id, count))
+
+    def _readers(self, plan: Plan) -> dict[NodeId, list[Node]]:
+        """By LLM node: the maps that take items of its list while it writes."""
+        known = self._streams.get(plan.digest)
+        if known is None:
+            known = self._streams[plan.digest] = {}
+            for node in plan.nodes:
+                if node.streams is not None:
+                    known.setdefault(node.streams, []).append(node)
+        return known
 
     # --- clients -----------------------------------------------------------------------------------------------
 
@@ -300,6 +326,7 @@ class Drive:
             task.ready_at = self.heap.now
         elif status is Status.RETRYING:
             view.tasks[command.task].written = 0
+            view.tasks[command.task].items = {}
         elif status is Status.COMPLETED or status is Status.FAILED or status is Status.CANCELLED:
             view.tasks.pop(command.task)
 
@@ -331,7 +358,7 @@ class Drive:
         kind = task.node.kind
         if command.engine is not None:
             if not command.resume:
-                task.written = 0
+                task.written, task.items = 0, {}
             self._send(execution, task, command.engine)
         elif command.role is Role.TOOL or kind is Kind.TOOL or kind is Kind.SEARCH:
             self._serve(execution, task)
@@ -351,9 +378,20 @@ class Drive:
     def _evaluate(self, command: c.Evaluate) -> None:
         view = self.runs[command.run]
         task = view.tasks[command.task]
+        if command.frame is None:
+            self._count(view, task, command)
+            return
         task.turns += 1
         choice = view.arrival.program.choice(task.node, task.key, task.turns)
         self.post(e.Evaluated(view.id, command.task, command.attempt, choice))
+
+    def _count(self, view: RunView, task: TaskView, command: c.Evaluate) -> None:
+        """The list of a map that began early is whole; sometimes it is another."""
+        task.attempt = command.attempt
+        if not self._refused(view, task, command.task):
+            width = view.arrival.program.choice(task.node, task.key, 0)
+            anew = uniform(mix(task.key, task.node.id, OTHER)) < self.chaos.other_list
+            self.post(e.Evaluated(view.id, command.task, command.attempt, width, anew))
 
     def _label(self, command: c.Label) -> None:
         view = self.runs[command.run]

@@ -281,6 +281,9 @@ def _random_node(
     model = rnd.choice([None, None, *models])
     match kind:
         case Kind.MAP:
+            if rnd.random() < 0.6:
+                writer = b.llm(*deps, model=model, max_tokens=40, **fields)
+                deps, fields = [*rnd.choice([[], deps]), writer], {"block": fields["block"], "streams": writer}
             return b.map(bodies[0], *deps, limit=3, concurrency=rnd.randint(0, 2), **fields)
         case Kind.SAMPLE:
             rule, args = rnd.choice(RULES)

@@ -35,6 +35,8 @@ class Chaos:
     """Share of model calls that an engine turns away."""
     join_failure: float = 0.0
     """Share of evaluations and joins that fail."""
+    other_list: float = 0.0
+    """Share of lists taken item by item while they were written which are others in the end."""
     cancelled: float = 0.0
     """Share of runs whose client leaves."""
     patience_s: Seconds = 10.0

@@ -27,7 +27,7 @@ from flowserve.core.priority import POLICIES
 from flowserve.core.state import Window
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Plan
-from flowserve.ids import EngineId, FrameId, RunId, Seconds, TaskId
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
 from flowserve.sim.chance import mix
 from flowserve.sim.costs import StepCosts
 from flowserve.sim.dist import Dist
@@ -155,6 +155,7 @@ def _chaos(rnd: Random) -> Chaos:
         tool_failure=0.05 * often,
         overloaded=0.03 * often,
         join_failure=0.01 * often,
+        other_list=0.2 * often,
         cancelled=0.08 * often,
         patience_s=0.6,
         engine_life_s=rnd.choice([0.0, 1.5]) * often,
@@ -219,6 +220,7 @@ def _noise(rnd: Random, number: int) -> e.Event:
         e.TaskFinished(run, task, 99),
         e.TaskFailed(run, task, 99, Code.ENGINE),
         e.Evaluated(run, task, 0, 1),
+        e.Items(run, task, 99, NodeId(0), 1),
         e.Called(run, task, 99, 0, 0),
         e.TokensProduced(run, task, 99, 1),
         e.SampleLabelled(run, task, FrameId(999), 0),
