@@ -41,7 +41,8 @@ class RunEvent:
     node.continued node.degraded node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
     Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
     belongs to what the run returns. After `node.retrying` the deltas of that node begin anew; after `node.continued`
-    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}. Exactly one terminal `run.*` event comes last.
+    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}. A map that takes items of a list while it is
+    written may drop them: their nodes are cancelled, and nodes with the same labels begin. Exactly one terminal `run.*` event comes last.
     """
 
     seq: int

@@ -108,6 +108,10 @@ class Runtime:
         lengths = self._driver.state.lengths
         return lengths.name, lengths.figures()
 
+    def early_frames(self) -> tuple[int, int]:
+        """Frames of maps that were opened before their list was whole, and how many of these were dropped again."""
+        return self._driver.state.streamed, self._driver.state.started_over
+
     def drain(self, engine: str, replace: bool = False) -> None:
         """Give an engine no more calls; when it is empty, close it, or start it anew. Raises UnknownName."""
         self._driver.post(e.DrainRequested(self._driver.pool.check(engine), replace))

@@ -119,6 +119,14 @@ class _Gauges(Collector):
         live.add_metric([], self._metrics.live)
         yield live
         yield from self._lengths()
+        frames = CounterMetricFamily(
+            "flowserve_early_frames",
+            "Items of maps begun before their list was whole; `dropped` ones were begun in vain and are part of `begun`.",
+            labels=["outcome"],
+        )
+        for outcome, count in zip(("begun", "dropped"), self._runtime.early_frames(), strict=True):
+            frames.add_metric([outcome], count)
+        yield frames
         rows = self._runtime.engines()
         for name, field, text in (
             ("flowserve_engine_up", "up", "1 when the engine takes calls."),
