@@ -8,7 +8,7 @@ before its list is there. What it maps over must be an array by the call's schem
 from typing import Any
 
 from flowserve.graphs.declaration import Declaration, Expr, GetExpr, NodeDecl, OutputExpr
-from flowserve.graphs.passes.facts import blocks, harmless
+from flowserve.graphs.passes.facts import blocks, harmless, reads
 from flowserve.graphs.plan import Kind, LLMSpec, Retry
 from flowserve.graphs.shapes import schema_at
 
@@ -36,6 +36,8 @@ def _writer(node: NodeDecl) -> NodeDecl | None:
     writer, path = found
     if writer.block is not node.block or not isinstance(writer.payload, LLMSpec) or writer.payload.output is None:
         return None
+    if sum(isinstance(leaf, OutputExpr) and leaf.node is writer for leaf in reads(node)) > 1:
+        return None  # the body reads more of the output than its item
     schema = writer.payload.output
     return writer if _is_array(schema_at(schema, path, schema)) else None
 

@@ -343,7 +343,11 @@ def test_maps_wait_for_the_whole_list_where_beginning_early_could_be_noticed() -
     def item(text: str) -> list[str]:
         return say.map(nested(text)[0])
 
-    for w in (effects, zipped, tool, before, item):
+    def more(text: str) -> list[str]:
+        parts = outlined(text)
+        return weigh.map(parts.items, unread=parts.about)
+
+    for w in (effects, zipped, tool, before, item, more):
         assert changes(plan_of(w), "stream") == [], w.__name__
 
 
