@@ -23,6 +23,8 @@ from flowserve.runtime import driver
 from flowserve.runtime.items import ItemScanner, same
 from flowserve.runtime.records import RunEvent
 from flowserve.runtime.runner import Runtime
+from flowserve.sim.explain import Explanation
+from flowserve.sim.timeline import timeline
 
 # --- where items end --------------------------------------------------------------------------------------------------
 
@@ -320,7 +322,9 @@ def test_a_list_that_never_gets_well_fails_the_run_by_the_call_that_wrote_it() -
     assert found.events[-1].type == "run.failed" and found.result["type"] == "OutputInvalid"
 
 
-async def test_the_log_of_a_run_that_streams_replays_to_the_same_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_of_a_run_that_streams_replays_to_the_same_commands_and_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     live: list[Any] = []
 
     def watched(state: Any, event: Any, now: float) -> Any:
@@ -339,3 +343,7 @@ async def test_the_log_of_a_run_that_streams_replays_to_the_same_commands(monkey
     assert list(replay(lines)) == live
     assert any('"is":"Items"' in line for line in lines)
     assert streamed > dropped > 0
+    told = Explanation(timeline(lines, run.id))
+    assert sum(told.shares.values()) == pytest.approx(told.timeline.ended)
+    assert "outline" in {piece.span.label for piece in told.path}
+    assert all(slack >= 0 for slack in told.slack.values())
