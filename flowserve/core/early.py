@@ -4,12 +4,12 @@
 nothing else, its task is made and its frames are opened, as many as there are items and `concurrency` lets. The task is
 OPEN from then on and keeps its place until its node's frame ends, whatever becomes of the call:
 
-| `Expansion.sure` | it becomes that when                | frames              | then                                            |
-|------------------|-------------------------------------|---------------------|-------------------------------------------------|
-| GROWS            | the first Items came                | one per item        | HELD, or ASKED when the call has ended well     |
-| HELD             | one of its frames failed            | all dropped, none   | GROWS when the call begins anew, ASKED at its end |
-| ASKED            | the call has ended: Evaluate is out | those that were     | KNOWN                                           |
-| KNOWN            | Evaluated came                      | all; it may join    |                                                 |
+| `Expansion.sure` | since                               | frames                   | then                                              |
+|------------------|-------------------------------------|--------------------------|---------------------------------------------------|
+| GROWS            | the first Items came                | one per item             | HELD, or ASKED when the call has ended well       |
+| HELD             | one of its frames failed            | none, all were dropped   | GROWS when the call begins anew, ASKED at its end |
+| ASKED            | the call has ended: Evaluate is out | those that were, no more | KNOWN                                             |
+| KNOWN            | Evaluated came                      | all; it may join         |                                                   |
 
 Nothing of a list that is not whole leaves: the map cannot join before KNOWN. When the call begins anew, when the list is
 another in the end (`Evaluated.anew`), and when a frame fails, all that was begun is dropped. A failure is thereby judged
@@ -56,7 +56,7 @@ def whole(state: SchedulerState, item: Consequence) -> None:
     assert isinstance(task, Task)
     if task.phase is Phase.OPEN and not task.run.over:
         assert task.expansion is not None
-        task.expansion.sure = Width.ASKED
+        task.expansion.sure, task.expansion.width = Width.ASKED, task.expansion.opened
         state.out.append(Evaluate(task.run.id, task.id, task.attempt, None))
 
 

@@ -205,8 +205,8 @@ def frame_failed(state: SchedulerState, item: Consequence) -> None:
         tasks.kill_frame(state, frame)
         _arm_out(state, owner, code, origin)
     elif owner.expansion is not None and owner.expansion.sure is not Width.KNOWN:
-        hold = owner.expansion.sure if owner.expansion.sure is Width.ASKED else Width.HELD
-        start_over(state, owner, Expansion(0, hold))
+        asked = owner.expansion.sure is Width.ASKED
+        start_over(state, owner, Expansion(0, Width.ASKED if asked else Width.HELD))
     else:
         failing.part_failed(state, owner, code, origin)
 

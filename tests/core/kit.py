@@ -431,7 +431,9 @@ class Driver(Bench):
                 if command.task is not None:
                     if command.task not in view.work:
                         self._began_early(view, command.task)
-                    assert command.parent in view.frames and command.task in view.work
+                    assert command.parent in view.frames
+                    owner = view.work[command.task]
+                    assert not owner.owes or owner.node.kind is Kind.DYNAMIC, f"{command} before {owner.owes} is known"
                 view.frames[command.frame] = command
             case c.Measure():
                 assert command.task not in view.measures and command.frame in view.frames

@@ -66,6 +66,14 @@ def test_items_that_were_not_streamed_follow_when_the_list_is_whole(kit: ModuleT
     assert kit.brief(bench.finish(4))[:2] == ["completed 4", "open 3 block 1 for 2[2]"]
 
 
+def test_no_frame_is_opened_while_the_list_is_counted(kit: ModuleType) -> None:
+    bench = bench_of(kit, concurrency=1)
+    bench.items(1, MAP, 2)
+    bench.finish(1)
+    assert kit.brief(bench.finish(3)) == ["completed 3"]
+    assert kit.brief(bench.settle(2, 2))[0] == "open 2 block 1 for 2[1]"
+
+
 def test_a_call_that_begins_anew_takes_all_frames_with_it_and_the_map_goes_on_with_its_next_list(
     kit: ModuleType,
 ) -> None:

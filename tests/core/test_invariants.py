@@ -9,7 +9,7 @@ import pytest
 from flowserve.core.events import CancelRequested, Code
 from flowserve.core.invariants import check
 from flowserve.core.readiness import leave
-from flowserve.core.state import Phase
+from flowserve.core.state import Phase, Width
 from flowserve.core.step import mermaid, step
 from flowserve.core.story import story
 from flowserve.core.tasks import TRANSITIONS
@@ -58,6 +58,9 @@ BREAKS: dict[str, Callable[[Any], Any]] = {
     "room that is not given": lambda s: setattr(s.engines["e0"], "limit", 5),
     "a plan that is used by nobody": lambda s: setattr(next(iter(s.shapes.values())), "runs", 2),
     "a frame its owner does not know": lambda s: leave(s.runs["r"].frames[1]),
+    "a map that waits for a list that it does not stream": lambda s: setattr(
+        s.runs["r"].tasks[3].expansion, "sure", Width.ASKED
+    ),
     "commands left over": lambda s: s.out.append(None),
 }
 

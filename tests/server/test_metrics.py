@@ -6,6 +6,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import flowserve as fs
+
 
 async def samples(served: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     response = await served.http.get("/metrics")
@@ -28,6 +30,29 @@ async def test_runs_are_counted_by_workflow_and_outcome(served: Any) -> None:
     assert found["flowserve_node_seconds_count", (("kind", "llm"), ("workflow", "echo"))] == 2
     assert found["flowserve_tokens_total", (("direction", "out"), ("workflow", "echo"))] > 0
     assert found["flowserve_runs_live", ()] == 0
+
+
+@fs.llm(max_tokens=64)
+def parts(text: str) -> list[str]:
+    fs.prompt("Parts of {{ text }}")
+
+
+@fs.llm(max_tokens=16)
+def tell(part: str) -> str:
+    fs.prompt("Tell {{ part }}")
+
+
+@fs.workflow()
+def told(text: str) -> list[str]:
+    return tell.map(parts(text))
+
+
+async def test_items_that_were_begun_before_their_list_was_whole_are_counted(served: Any) -> None:
+    served.runtime.register(told.program)
+    items = (await served.run("told")).json()["result"]
+    found = await samples(served)
+    assert found["flowserve_early_frames_total", (("outcome", "begun"),)] == len(items) > 0
+    assert found["flowserve_early_frames_total", (("outcome", "dropped"),)] == 0
 
 
 async def test_gauges_tell_what_is_true_now(served: Any) -> None:
