@@ -510,7 +510,8 @@ class Driver:
             self.reporter.emit(run, "node.delta", node=task.record.label, task=task.id, data=data)
         for written in task.lists if output.text else ():
             if written.push(output.text):
-                self.post(e.Items(run.id, task.id, task.attempt, written.map, len(written.items)))
+                for map in written.maps:
+                    self.post(e.Items(run.id, task.id, task.attempt, map, len(written.items)))
 
     def _progress(self, run: Run, task: TaskState, value: Any) -> None:
         """`fs.emit` inside a tool or a dynamic node, from any thread."""

@@ -111,11 +111,15 @@ def _is_name(text: str, name: str) -> bool:
         return False
 
 
-class ItemList:
-    """The list that a map takes items of, as far as the model has written it."""
+MOST_LISTS = 8
+"""Of one output that are looked for; maps of others wait for the whole of it. Each list is one more look at the text."""
 
-    def __init__(self, map: NodeId, path: Sequence[str], shape: Shape) -> None:
-        self.map = map
+
+class ItemList:
+    """A list that maps take items of, as far as the model has written it."""
+
+    def __init__(self, path: Sequence[str], shape: Shape) -> None:
+        self.maps: list[NodeId] = []
         self.items: list[tuple[Any, ...]] = []
         """Parameters for the frames of the map."""
         self._scanner: ItemScanner | None = ItemScanner(path)
@@ -135,23 +139,24 @@ class ItemList:
 
 def lists_of(program: Program, node: Node, frame: Frame) -> list[ItemList]:
     """The lists that maps take items of while `node` writes in `frame`; the frame shows them to the maps."""
-    found = []
+    found: dict[tuple[str, ...], ItemList] = {}
     for map in program.streams.get(node.id, ()):
         path = _path(map.args[0].source)
         whole = program.shapes.models.get(program.plan.llms[node.target].name)
         shape = whole.items(path) if whole is not None else None
-        if shape is not None:
-            found.append(ItemList(map.id, path, shape))
-            frame.written[map.id] = found[-1].items
-    return found
+        if shape is not None and (path in found or len(found) < MOST_LISTS):
+            written = found.setdefault(path, ItemList(path, shape))
+            written.maps.append(map.id)
+            frame.written[map.id] = written.items
+    return list(found.values())
 
 
-def _path(source: Source) -> list[str]:
+def _path(source: Source) -> tuple[str, ...]:
     path: list[str] = []
     while isinstance(source, Get):
         path.append(str(source.key))
         source = source.of
-    return path[::-1]
+    return tuple(reversed(path))
 
 
 def same(a: Any, b: Any) -> bool:

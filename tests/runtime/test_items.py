@@ -189,6 +189,16 @@ def sorted_words(text: str) -> Annotated[list[str], AfterValidator(lambda words:
     fs.prompt("Words of {{ text }}")
 
 
+class Report(BaseModel):
+    risks: list[str]
+    words: list[str]
+
+
+@fs.llm(max_tokens=256, cache=True)
+def report(text: str) -> Report:
+    fs.prompt("Report on {{ text }}")
+
+
 @fs.llm(max_tokens=32)
 def expand(step: Step) -> str:
     fs.prompt("Expand {{ step.title }}")
@@ -212,6 +222,12 @@ def of_field(text: str) -> list[str]:
 @fs.workflow()
 def of_sorted(text: str) -> list[str]:
     return echo.map(sorted_words(text))
+
+
+@fs.workflow()
+def of_two_fields(text: str) -> list[list[str]]:
+    found = report(text)
+    return [echo.map(found.risks), echo.map(found.words, concurrency=1), echo.map(found.words, max_width=9)]
 
 
 STEPS = [{"title": f"part{n}", "weight": n} for n in range(6)]
@@ -279,6 +295,18 @@ def test_a_map_loaded_from_a_spec_streams_too() -> None:
     assert events[-1].data["result"] == ["about a", "about b"]
     order = [(event.type, event.node) for event in events]
     assert order.index(("node.started", "expand[0]")) < order.index(("node.completed", "outline"))
+
+
+async def test_several_maps_take_items_of_one_call_and_a_run_that_shares_its_answer_gets_the_same() -> None:
+    engine = FakeEngine({"report": json.dumps({"risks": ["a", "b"], "words": ["c", "d", "e"]}), "echo": last_word})
+    runtime = Runtime([engine])
+    await runtime.start()
+    runs = [await runtime.submit(of_two_fields.program, {"text": "x"}) for _ in range(2)]
+    for run in runs:
+        assert await run.result() == [["a", "b"], ["c", "d", "e"], ["c", "d", "e"]]
+    assert len([call for call in engine.calls if call.meta["node"] == "report"]) == 1
+    assert runtime.early_frames()[0] > 3 and runtime.early_frames()[1] == 0
+    await runtime.aclose()
 
 
 def test_what_was_begun_with_a_list_that_was_void_is_dropped_and_leaves_no_trace_in_the_result() -> None:
