@@ -54,7 +54,7 @@ def whole(state: SchedulerState, item: Consequence) -> None:
     """The list of a map that began early is whole: ask how many items it has."""
     task = item.subject
     assert isinstance(task, Task)
-    if task.phase is Phase.OPEN and not task.run.over:
+    if task.phase is Phase.OPEN:
         assert task.expansion is not None
         task.expansion.sure, task.expansion.width = Width.ASKED, task.expansion.opened
         state.out.append(Evaluate(task.run.id, task.id, task.attempt, None))
@@ -77,11 +77,9 @@ def settled(state: SchedulerState, task: Task, event: Evaluated) -> None:
 
 
 def _maps(call: Task) -> Iterator[Task]:
-    """Those that have begun with what `call` writes."""
-    if call.run.over:
-        return
+    """Those that have begun with what `call` writes, and have not gone with its frame meanwhile."""
     frame = call.frame
     for place in frame.block.dependents[call.run.shape.position[call.node.id]]:
         stands = frame.nodes[place]
-        if isinstance(stands, Task):
+        if isinstance(stands, Task) and stands.phase is Phase.OPEN:
             yield stands

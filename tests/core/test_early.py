@@ -122,6 +122,34 @@ def test_a_lost_call_that_goes_on_keeps_its_items_and_one_that_restarts_does_not
     assert opened == (["open 2 block 1 for 2[1]"] if loss is Loss.CONTINUE else again)
 
 
+def test_a_call_that_is_lost_together_with_its_frame_leaves_nothing_behind(kit: ModuleType) -> None:
+    """One loss kills the frame by another call of it, before what the first had streamed is looked at."""
+    b = kit.PlanBuilder()
+    b.sample(body := b.block(), n=2, concurrency=2)
+    b.llm(block=body)
+    call = b.llm(block=body)
+    map = b.map(inner := b.block(), call, block=body, streams=call)
+    b.tool(block=inner)
+    bench = kit.Bench(measure=True)
+    bench.submit(b.build())
+    bench.evaluate(1, 2)
+    bench.measured(2, on_loss=Loss.FAIL)
+    for task in (3, 4, 5):
+        bench.measured(task, on_loss=Loss.RESTART)
+    bench.tokens(2, 5)
+    bench.tokens(3, 5)
+    bench.items(3, map, 1)
+    out = kit.brief(bench.engine("e0", up=False))
+    assert [line for line in out if line.startswith(("failed", "cancelled", "close"))] == [
+        "failed 2 engine_lost",
+        "cancelled 3",
+        "cancelled 7",
+        "close 3",
+        "cancelled 6",
+        "close 1",
+    ]
+
+
 def test_a_map_whose_list_became_another_starts_over(kit: ModuleType) -> None:
     bench = bench_of(kit)
     bench.items(1, MAP, 2)
