@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowserve.graphs.llm import llm as llm
     from flowserve.graphs.llm import prompt as prompt
     from flowserve.graphs.plan import SLO as SLO
+    from flowserve.graphs.plan import Budget as Budget
     from flowserve.graphs.plan import Retry as Retry
     from flowserve.graphs.search import Index as Index
     from flowserve.graphs.tool import tool as tool
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Budget": "graphs.plan",
     "Doc": "graphs.types",
     "Index": "graphs.search",
     "Message": "graphs.types",
@@ -81,6 +83,7 @@ _WHERE = {
 
 __all__ = [
     "SLO",
+    "Budget",
     "Doc",
     "Index",
     "Message",

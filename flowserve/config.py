@@ -1,4 +1,4 @@
-"""Settings of a runtime and of its pool of engines: frozen, with units in the names, checked when built."""
+"""Settings of a runtime, of its tenants and of its pool of engines: frozen, with units in the names, checked when built."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -83,6 +83,65 @@ class PoolConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What one tenant may take. None: no bound. The scheduler's log carries it."""
+
+    live_runs: int | None = None
+    """Runs at work at once. A further one waits where `queued_runs` has room for it, else it is rejected."""
+    queued_runs: int | None = None
+    """Runs accepted and not begun, those that wait by the bound above included; one more is rejected. None: none waits by
+    that bound, and any number for engines."""
+    runs_per_minute: float | None = None
+    """Runs accepted, on average."""
+    run_burst: float | None = None
+    """Runs that may come at once after a pause; None: those of a minute, at least one."""
+    tokens_per_minute: float | None = None
+    """Tokens that model calls compute, prompt and output, on average. A run is charged with what runs of its workflow took
+    when it is accepted, and with what it takes beyond that while it takes it."""
+    token_burst: float | None = None
+    """Tokens that may be taken at once after a pause; None: those of a minute, at least one."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                continue
+            least = 1 if item.name in ("live_runs", "queued_runs", "run_burst", "token_burst") else 0
+            whole = item.name in ("live_runs", "queued_runs")
+            number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not number or not least <= value < math.inf or value == 0:
+                kind = "a whole number of at least 1" if whole else "at least 1" if least else "a number above 0"
+                raise ConfigError(f"TenantLimits.{item.name}: expected {kind}; got {value!r}")
+        for burst, rate in (("run_burst", "runs_per_minute"), ("token_burst", "tokens_per_minute")):
+            if getattr(self, burst) is not None and getattr(self, rate) is None:
+                raise ConfigError(f"TenantLimits.{burst}: expected {rate} beside it; got none")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens of a model cost, in whatever money the operator counts. The scheduler's log carries it."""
+
+    input: float
+    """Of prompts."""
+    output: float
+    cached: float | None = None
+    """Of prompts, where an engine had them in its cache; None: as `input`."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None and item.name == "cached":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ConfigError(f"Price.{item.name}: expected a finite number of at least 0; got {value!r}")
+
+    def of(self, prompt: float, cached: float, output: float) -> float:
+        """What so many tokens cost; `prompt` are those that were computed."""
+        kept = self.input if self.cached is None else self.cached
+        return (prompt * self.input + cached * kept + output * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeConfig:
     """How much a runtime takes on and how it orders it."""
 
@@ -94,6 +153,11 @@ class RuntimeConfig:
     """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""
     tenant_weights: tuple[tuple[str, float], ...] = ()
     """Tenant -> its share of the engines relative to others; who is not named has 1."""
+    tenant_limits: tuple[tuple[str, TenantLimits], ...] = ()
+    """Tenant -> what it may take; `*` stands for those that are not named. Without, there are no bounds."""
+    prices: tuple[tuple[str, Price], ...] = ()
+    """Model, by any name that it answers to -> its price; `*` stands for those that are not named. Without, nothing is said
+    about money."""
     max_live_runs: int = 512
     """Runs accepted and not yet ended; one more is answered with Overloaded."""
     tool_window: int = 32

@@ -9,11 +9,13 @@
     │   ├── TooLarge              a body, a document or a result over its limit
     │   └── Overloaded            try again later; says when
     │       ├── Unavailable           no engine is up that could serve it
-    │       └── DeadlineHopeless      it would end long after its deadline; says when
+    │       ├── DeadlineHopeless      it would end long after its deadline; says when
+    │       └── TenantLimited         its tenant has what it may have; says of what, and when
     ├── RunError              an accepted run did not complete
     │   ├── RunFailed             a node failed for good
     │   ├── RunCancelled          somebody cancelled it
-    │   └── RunTimedOut           its deadline passed
+    │   ├── RunTimedOut           its deadline passed
+    │   └── BudgetExhausted       it has spent what it may
     ├── EngineError           an engine failed
     │   ├── EngineLost            the engine died or was closed
     │   ├── Unsupported           the engine lacks a capability; names it and the remedy
@@ -28,7 +30,7 @@
 A message says what was expected, what came, where, and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -112,6 +114,19 @@ class DeadlineHopeless(Overloaded):
         self.expected_s = expected_s
 
 
+class TenantLimited(Overloaded):
+    """Who asks has what it may have at a time. Nothing was started."""
+
+    def __init__(self, message: str, retry_after_s: float, code: str, limit: float, needed: float, left: float) -> None:
+        super().__init__(message, retry_after_s)
+        self.code = code
+        """Of what: `core.commands.Bound`."""
+        self.limit = limit
+        self.needed = needed
+        self.left = left
+        """What there is of it; below 0: more was taken than came in."""
+
+
 class RunError(FlowServeError):
     """An accepted run did not complete."""
 
@@ -131,6 +146,28 @@ class RunCancelled(RunError):
 
 class RunTimedOut(RunError):
     """The run's deadline passed."""
+
+
+class BudgetExhausted(RunError):
+    """The run has spent what it may, or its next call would have gone beyond that; its calls were cancelled."""
+
+    def __init__(
+        self,
+        message: str,
+        run: str,
+        node: str,
+        budget: str,
+        limit: float,
+        spent: float,
+        nodes: Mapping[str, Mapping[str, float | None]],
+    ) -> None:
+        super().__init__(message, run, node)
+        self.budget = budget
+        """Which: `tokens`, `seconds` or `money`."""
+        self.limit = limit
+        self.spent = spent
+        self.nodes = nodes
+        """What each node has spent, by name."""
 
 
 class EngineError(FlowServeError):

@@ -15,6 +15,15 @@
     [pool]                            # any field of PoolConfig
     stall_s = 10.0
 
+    [tenant.team-a]                   # any field of TenantLimits, and the tenant's weight; "*": all that are not named
+    live_runs = 8
+    runs_per_minute = 60
+    weight = 2
+
+    [price.large]                     # per million tokens, by any name of a model; "*": all that are not named
+    input = 2.5
+    output = 10.0
+
 Keys that are not named here are the adapter's own settings; the adapter refuses those it does not know.
 """
 
@@ -58,10 +67,14 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """The entries, and what the file says of `PoolConfig`."""
+    """The entries, and what the file says of `PoolConfig`, of tenants and of prices."""
 
     engines: tuple[EngineSpec, ...]
     pool: Mapping[str, Any] = field(default_factory=dict)
+    tenants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Tenant -> what the file says of its limits and its weight."""
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Model -> what the file says of its price."""
 
     def ids(self) -> list[list[str]]:
         """Ids of the engines of each entry. Entries of one kind without ids of their own are numbered on."""
@@ -94,9 +107,10 @@ def read(path: Path) -> PoolSpec:
         raise ConfigError(f"{path}: expected a file that describes a pool; {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML; {error}") from error
-    unknown = sorted(set(data) - {"engine", "pool"})
+    unknown = sorted(set(data) - {"engine", "pool", "tenant", "price"})
     if unknown:
-        raise ConfigError(f"{path}: expected the tables [[engine]] and [pool]; got {', '.join(unknown)}")
+        known = "[[engine]], [pool], [tenant.NAME] and [price.MODEL]"
+        raise ConfigError(f"{path}: expected the tables {known}; got {', '.join(unknown)}")
     entries = data.get("engine")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f"{path}: expected at least one [[engine]] table; got none")
@@ -104,7 +118,18 @@ def read(path: Path) -> PoolSpec:
     pool = data.get("pool", {})
     if not isinstance(pool, dict):
         raise ConfigError(f"{path}: expected [pool] to be a table; got {pool!r}")
-    return PoolSpec(engines, pool)
+    return PoolSpec(engines, pool, _tables(data, "tenant", path), _tables(data, "price", path))
+
+
+def _tables(data: Mapping[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:
+    """`[KIND.NAME]` tables by name."""
+    found = data.get(kind, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected tables [{kind}.NAME]; got {kind} = {found!r}")
+    for name, table in found.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: expected [{kind}.{name}] to be a table; got {table!r}")
+    return found
 
 
 def entry_of(entry: Mapping[str, Any], where: str) -> EngineSpec:

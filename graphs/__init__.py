@@ -23,7 +23,7 @@ from flowserve.graphs.control import (
 from flowserve.graphs.dynamic import DynamicNode, dynamic
 from flowserve.graphs.llm import LLMNode, llm, prompt
 from flowserve.graphs.nodes import Node, Stop
-from flowserve.graphs.plan import SLO, Plan, Retry
+from flowserve.graphs.plan import SLO, Budget, Plan, Retry
 from flowserve.graphs.program import Program
 from flowserve.graphs.runner import Handle, Runner, current_runner, override_runner, set_runner
 from flowserve.graphs.search import Index, SearchNode
@@ -34,6 +34,7 @@ from flowserve.graphs.workflow import Workflow, workflow
 __all__ = [
     "SLO",
     "AgentNode",
+    "Budget",
     "Caller",
     "Doc",
     "DynamicNode",

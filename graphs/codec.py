@@ -15,7 +15,7 @@ from flowserve.graphs.declaration import MAX_BLOCK_DEPTH, MAX_EXPR_DEPTH, Declar
 from flowserve.graphs.decode import Decoder
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.encode import encode
-from flowserve.graphs.plan import SLO
+from flowserve.graphs.plan import SLO, Budget
 from flowserve.graphs.program import Program, Shapes
 from flowserve.graphs.shapes import SchemaShape, Shape, TypedShape, pointer
 from flowserve.graphs.signature import Signature
@@ -44,7 +44,7 @@ def from_spec(
         raise GraphError(name, problems)
     known_tools, known_dynamics = _by_name(tools), _by_name(dynamics)
     decoder = Decoder(spec, known_tools, known_dynamics)
-    declaration = decoder.declaration(_slo(spec.get("slo", {})))
+    declaration = decoder.declaration(_slo(spec.get("slo", {})), _budget(spec.get("budget", {})))
     if decoder.problems:
         raise GraphError(name, list(decoder.problems)[:MAX_REPORTED])
     plan = compile_declaration(declaration)
@@ -68,6 +68,11 @@ def _by_name(registry: Any) -> dict[str, Any]:
 def _slo(data: dict[str, Any]) -> SLO:
     times = {key: float(data[key]) for key in ("ttft", "e2e", "tpot") if key in data}
     return SLO(**times, tier=data.get("tier", "standard"))
+
+
+def _budget(data: dict[str, Any]) -> Budget:
+    amounts = {key: float(data[key]) for key in ("seconds", "money") if key in data}
+    return Budget(tokens=data.get("tokens"), **amounts)
 
 
 def _shapes(

@@ -95,6 +95,7 @@ class _Compiler:
             input=d.input,
             output=d.output,
             slo=d.slo,
+            budget=d.budget,
             description=d.description,
             consts=tuple(self.consts),
             llms=tuple(self.llms.items),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.graphs.plan import SLO, Degradation, DynamicSpec, Kind, LLMSpec, Retry, SampleSpec, SearchSpec, ToolSpec
+from flowserve.graphs.plan import SLO, Budget, Degradation, DynamicSpec, Kind, LLMSpec, Retry, SampleSpec, SearchSpec, ToolSpec
 from flowserve.ids import Seconds
 
 
@@ -122,6 +122,7 @@ class Declaration:
     input: dict[str, Any]
     output: dict[str, Any]
     slo: SLO = field(default_factory=SLO)
+    budget: Budget = field(default_factory=Budget)
     description: str = ""
 
 

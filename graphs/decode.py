@@ -32,6 +32,7 @@ from flowserve.graphs.nodes import misfits
 from flowserve.graphs.plan import (
     SLO,
     Degradation,
+    Budget,
     DynamicSpec,
     Kind,
     LLMSpec,
@@ -66,7 +67,7 @@ class Decoder(Tables):
         self.unresolved: list[tuple[NodeDecl | BlockDecl, dict[str, Any]]] = []
         self.num_edges = 0
 
-    def declaration(self, slo: SLO) -> Declaration:
+    def declaration(self, slo: SLO, budget: Budget) -> Declaration:
         """The declaration; worth nothing when there are problems."""
         spec = self.spec
         given, gives = self._schema("input", spec["input"]), self._schema("output", spec["output"])
@@ -81,7 +82,7 @@ class Decoder(Tables):
             self._resolve(thing, data)
         if self.num_edges > MAX_EDGES:
             self._note(spec["name"], f"at most {MAX_EDGES:,} edges", f"{self.num_edges:,}", "Split the workflow.")
-        return Declaration(spec["name"], root, given, gives, slo, spec.get("description", ""))
+        return Declaration(spec["name"], root, given, gives, slo, budget, spec.get("description", ""))
 
     # --- blocks and nodes ---------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ def body_of(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "description": plan.description,
         "slo": _without_none(dataclasses.asdict(plan.slo)),
+        **({"budget": budget} if (budget := _without_none(dataclasses.asdict(plan.budget))) else {}),
         "input": plan.input,
         "output": plan.output,
         "llms": {spec.name: _llm(spec) for spec in plan.llms},

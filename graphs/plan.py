@@ -12,6 +12,7 @@ side tables that only the runtime opens.
 Read next: graphs/compile.py (how a Plan is made), flowserve/core/step.py (what is done with it).
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -333,6 +334,36 @@ class SLO:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may spend on its model calls. None means no bound."""
+
+    tokens: int | None = None
+    """Computed by engines: prompt and output, without prompt tokens that an engine had in its cache."""
+    seconds: Seconds | None = None
+    """Of calls at engines, summed: two calls side by side spend two seconds a second."""
+    money: float | None = None
+    """By the prices of the runtime."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong with it: (what was expected, what came)."""
+        found = []
+        for name, value in (("tokens", self.tokens), ("seconds", self.seconds), ("money", self.money)):
+            whole = name == "tokens"
+            number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < math.inf):
+                found.append((f"{name}= a {'whole ' if whole else ''}number above 0", repr(value)))
+        return found
+
+    def over(self, other: "Budget") -> "Budget":
+        """This budget where it says something, else `other`."""
+        return Budget(
+            self.tokens if self.tokens is not None else other.tokens,
+            self.seconds if self.seconds is not None else other.seconds,
+            self.money if self.money is not None else other.money,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A workflow ready to run. Equal plans have equal `digest`."""
 
@@ -346,6 +377,8 @@ class Plan:
     output: dict[str, Any]
     """JSON Schema of its result."""
     slo: SLO = SLO()
+    budget: Budget = Budget()
+    """What a run may spend that names no budget of its own."""
     description: str = ""
     consts: tuple[Any, ...] = ()
     llms: tuple[LLMSpec, ...] = ()

@@ -7,6 +7,8 @@ from flowserve.graphs.plan import Kind
 
 NAME = {"type": "string", "minLength": 1, "maxLength": 400}
 SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
+TOKENS = {"type": "integer", "minimum": 1, "maximum": 10**15}
+MONEY = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}
 COUNT = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
 OBJECT_SCHEMA = {"type": "object"}
 
@@ -111,6 +113,7 @@ SPEC_SCHEMA: dict[str, Any] = {
         version={"type": "string"},
         name=NAME,
         description={"type": "string", "maxLength": 100_000},
+        budget=_object(tokens=TOKENS, seconds=SECONDS, money=MONEY),
         slo=_object(ttft=SECONDS, e2e=SECONDS, tpot=SECONDS, tier={"enum": ["interactive", "standard", "batch"]}),
         input=OBJECT_SCHEMA,
         output=OBJECT_SCHEMA,

@@ -14,7 +14,7 @@ from flowserve.errors import GraphError, Problem
 from flowserve.graphs import hints, settings, signature
 from flowserve.graphs.declaration import ConstExpr, Declaration, Expr, ParamExpr
 from flowserve.graphs.nodes import Node, P, R
-from flowserve.graphs.plan import SLO
+from flowserve.graphs.plan import SLO, Budget
 from flowserve.graphs.program import Program, Shapes
 from flowserve.graphs.runner import Handle, Runner, current_runner
 from flowserve.graphs.shapes import Shape, TypedShape
@@ -32,12 +32,18 @@ class Workflow(Node[P, R]):
     """A typed dataflow graph. Call it inside another workflow to make it a part of that one."""
 
     def __init__(
-        self, fn: Callable[..., Any], slo: SLO | None = None, name: str | None = None, description: str | None = None
+        self,
+        fn: Callable[..., Any],
+        slo: SLO | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.fn = fn
         self.settings, problems = settings.read(name=name)
         self.slo, slo_problems = _checked_slo(slo, name or fn.__name__)
-        self.setting_problems = (*problems, *slo_problems)
+        self.budget = budget if budget is not None else Budget()
+        self.setting_problems = (*problems, *slo_problems, *_wrong_budget(self.budget, name or fn.__name__))
         self.description = description
         self.run_options: dict[str, Any] = {}
         self.__doc__ = fn.__doc__
@@ -74,7 +80,7 @@ class Workflow(Node[P, R]):
         return runner.submit(self.program, inputs, **self.run_options)
 
     def options(self, **changes: Any) -> Self:
-        """The same workflow with options of its runs: timeout_s, priority, tier, seed, overrides, metadata, ..."""
+        """The same workflow with options of its runs: timeout_s, budget, priority, tier, seed, overrides, metadata, ..."""
         other = copy.copy(self)
         if "name" in changes:
             other.settings, problems = settings.merged(self.settings, {"name": changes.pop("name")})
@@ -164,6 +170,10 @@ def _checked_slo(slo: SLO | None, where: str) -> tuple[SLO, tuple[Problem, ...]]
     return SLO(**{key: None if value is None else float(value) for key, value in times.items()}, tier=slo.tier), ()
 
 
+def _wrong_budget(budget: Budget, where: str) -> tuple[Problem, ...]:
+    return tuple(Problem(where, expected, came, "Correct the Budget.") for expected, came in budget.problems())
+
+
 def trace_workflow(workflow: Workflow[..., Any]) -> Program:
     """Run the workflow function once with Values and compile what it declares. Raises GraphError."""
     from flowserve.graphs.compile import compile_declaration
@@ -193,7 +203,7 @@ def trace_workflow(workflow: Workflow[..., Any]) -> Program:
         trace.note(*_problems_of_the_other_way(workflow, trace))
         raise GraphError(sig.name, list(trace.problems)) from cause
     text = sig.doc if workflow.description is None else workflow.description
-    declaration = Declaration(sig.name, trace.block, input_schema, output_schema, workflow.slo, text)
+    declaration = Declaration(sig.name, trace.block, input_schema, output_schema, workflow.slo, workflow.budget, text)
     plan = compile_declaration(declaration)
     functions = {name: fn for name, fn in trace.functions.items() if name not in trace.dynamics}
     dynamics = {name: trace.functions[name] for name in trace.functions if name in trace.dynamics}
@@ -276,7 +286,11 @@ def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 
 @overload
 def workflow(
-    *, slo: SLO | None = None, name: str | None = None, description: str | None = None
+    *,
+    slo: SLO | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    budget: Budget | None = None,
 ) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
 
 
@@ -287,10 +301,11 @@ def workflow(
     slo: SLO | None = None,
     name: str | None = None,
     description: str | None = None,
+    budget: Budget | None = None,
 ) -> Workflow[P, R] | Callable[[Callable[P, R]], Workflow[P, R]]:
     """Declare a workflow: a function that connects nodes. It is traced when the workflow is first used."""
 
     def declare(fn: Callable[P, R]) -> Workflow[P, R]:
-        return Workflow(fn, slo, name, description)
+        return Workflow(fn, slo, name, description, budget)
 
     return declare if fn is None else declare(fn)

@@ -1,7 +1,8 @@
 """The only place that knows concrete classes by name: from settings to a runtime that can be started.
 
 Heavy packages are imported by the adapter that is asked for, and a missing one is reported with the
-command that installs it. Beside this file: engines.py makes engines, files.py reads users' files.
+command that installs it. Beside this file: engines.py makes engines, files.py reads users' files,
+limits.py what is set for tenants.
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from flowserve.assemble.engines import ENGINES, make_seats, model_folder
 from flowserve.assemble.files import Declared, load, load_workflows
+from flowserve.assemble.limits import with_limits
 from flowserve.config import PoolConfig, RuntimeConfig
 from flowserve.errors import ConfigError
 from flowserve.graphs.workflow import Workflow
@@ -94,7 +96,7 @@ def make_runtime(
 ) -> Runtime:
     """A runtime, not yet started, that serves `workflows`. Raises GraphError, ConfigError, UnknownName."""
     spec = pool_spec(settings)
-    config = settings.runtime
+    config = with_limits(settings.runtime, spec)
     if spec.pool:
         config = replace(config, pool=_pool_config(config.pool, spec.pool))
     runtime = Runtime(make_seats(spec), retrieval=make_retrieval(settings), config=config, log_line=log_line)

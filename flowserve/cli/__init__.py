@@ -77,6 +77,13 @@ def serve(
         str, typer.Option(help="who says how long answers will be: mean, quantile, ...; docs/scheduling.md")
     ] = PREDICTOR,
     weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="what a tenant may take, TENANT.NAME=NUMBER, as team-a.live_runs=8; docs/scheduling.md"),
+    ] = None,
+    price: Annotated[
+        list[str] | None, typer.Option(help="of a million tokens, MODEL=INPUT/OUTPUT or MODEL=INPUT/OUTPUT/CACHED")
+    ] = None,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -86,7 +93,20 @@ def serve(
     from flowserve.cli import serving
 
     settings = _settings(
-        engine, model, indexes, embedder, policy, replicas, url, engine_arg, pool, weight, passes, predictor
+        engine,
+        model,
+        indexes,
+        embedder,
+        policy,
+        replicas,
+        url,
+        engine_arg,
+        pool,
+        weight,
+        passes,
+        predictor,
+        limit,
+        price,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -413,9 +433,11 @@ def _settings(
     weight: list[str] | None = None,
     passes: bool = True,
     predictor: str = PREDICTOR,
+    limit: list[str] | None = None,
+    price: list[str] | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
-    from flowserve.cli.targets import engine_args, weights
+    from flowserve.cli.targets import engine_args, limits, prices, weights
     from flowserve.config import RuntimeConfig
 
     return Settings(
@@ -427,7 +449,14 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
-        runtime=RuntimeConfig(policy=policy, predictor=predictor, tenant_weights=weights(weight or []), passes=passes),
+        runtime=RuntimeConfig(
+            policy=policy,
+            predictor=predictor,
+            tenant_weights=weights(weight or []),
+            tenant_limits=limits(limit or []),
+            prices=prices(price or []),
+            passes=passes,
+        ),
     )
 
 

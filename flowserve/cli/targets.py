@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flowserve.assemble import Settings, load_workflows, make_runtime
+from flowserve.assemble.limits import made
+from flowserve.config import Price, TenantLimits
 from flowserve.core.events import Learned
 from flowserve.errors import ConfigError, StoreError, UnknownName
 from flowserve.graphs.workflow import Workflow
@@ -68,6 +70,41 @@ def weights(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
         if not tenant:
             raise ConfigError(f"--weight: expected TENANT=NUMBER, such as team-a=2; got '{item}'")
     return tuple(found.items())
+
+
+def limits(given: Sequence[str]) -> tuple[tuple[str, TenantLimits], ...]:
+    """`TENANT.NAME=NUMBER`, several of one tenant together. Raises ConfigError for anything else."""
+    found: dict[str, dict[str, float]] = {}
+    for item in given:
+        place, _, text = item.rpartition("=")
+        tenant, dot, name = place.rpartition(".")
+        number = _number(text)
+        if not dot or number is None:
+            raise ConfigError(f"--limit: expected TENANT.NAME=NUMBER, such as team-a.live_runs=8; got '{item}'")
+        found.setdefault(tenant, {})[name] = number
+    return tuple((tenant, made(TenantLimits, table, f"--limit {tenant}")) for tenant, table in found.items())
+
+
+def prices(given: Sequence[str]) -> tuple[tuple[str, Price], ...]:
+    """`MODEL=INPUT/OUTPUT` or `MODEL=INPUT/OUTPUT/CACHED`. Raises ConfigError for anything else."""
+    found: dict[str, Price] = {}
+    for item in given:
+        model, _, text = item.rpartition("=")
+        amounts = [number for part in text.split("/") if (number := _number(part)) is not None]
+        if not model or len(amounts) != text.count("/") + 1 or len(amounts) not in (2, 3):
+            raise ConfigError(f"--price: expected MODEL=INPUT/OUTPUT, such as large=2.5/10; got '{item}'")
+        found[model] = Price(*amounts)
+    return tuple(found.items())
+
+
+def _number(text: str) -> float | None:
+    """A whole number as one; None: it is no number."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
 
 
 def say(text: str) -> None:

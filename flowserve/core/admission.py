@@ -1,24 +1,51 @@
 """What a client is told that finds no room, or asks for what cannot be: an honest guess, at once."""
 
+from collections.abc import Sequence
+
+from flowserve.core import quotas
+from flowserve.core.commands import Reject
 from flowserve.core.engine_state import Health
 from flowserve.core.estimates import lessened
+from flowserve.core.events import RunSubmitted
 from flowserve.core.shapes import PlanShape
 from flowserve.core.state import Run, SchedulerState
-from flowserve.ids import Seconds
+from flowserve.ids import RunId, Seconds
 
 
-def retry_after_s(state: SchedulerState) -> Seconds:
+def retry_after_s(state: SchedulerState, ended: Sequence[Seconds], rejected: int) -> Seconds:
     """Seconds until a place should be free for one more client, within the configured bounds.
 
     The latest endings give the time between two free places, the silence since the last one included. Clients
     rejected since then stand before this one, so that not all of them come back for the same place.
     """
-    config = state.config
-    if len(state.ended) < 2:
-        between = config.min_reject_s
+    if len(ended) < 2:
+        between = state.config.min_reject_s
     else:
-        between = (state.now - state.ended[0]) / (len(state.ended) - 1)
-    return within_bounds(state, between * (state.rejected + 1))
+        between = (state.now - ended[0]) / (len(ended) - 1)
+    return within_bounds(state, between * (rejected + 1))
+
+
+def full(state: SchedulerState, run: RunId) -> Reject | None:
+    """The answer to a run for which there is no place; None: there is one. Runs that are held take none."""
+    if len(state.runs) - state.held < state.config.max_live_runs:
+        return None
+    state.rejected += 1
+    return Reject(run, retry_after_s(state, state.ended, state.rejected - 1))
+
+
+def over_quota(state: SchedulerState, event: RunSubmitted) -> Reject | None:
+    """The answer to a run whose tenant has what it may have; None: it may have this too. It takes nothing from others, nor
+    does it make them wait longer."""
+    found = quotas.over(state, event)
+    if found is None:
+        return None
+    quota = state.tenants[event.tenant].quota
+    assert quota is not None
+    wait = quotas.wait_s(state, event.tenant, found)
+    if wait is None:
+        wait = retry_after_s(state, quota.ended, quota.rejected)
+        quota.rejected += 1
+    return Reject(event.run, wait, over=found)
 
 
 def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
@@ -58,7 +85,7 @@ def wait_s(state: SchedulerState, run: Run) -> Seconds:
     """Seconds that `run`, which is about to be accepted, is expected to wait for runs that go before it."""
     if not any(state.models[model].size for model in run.shape.called if model in state.models):
         return 0.0
-    return sum(other.work for other in state.runs.values() if other.rank < run.rank) / run.width
+    return sum(other.work for other in state.runs.values() if not other.held and other.rank < run.rank) / run.width
 
 
 def within_bounds(state: SchedulerState, seconds: Seconds) -> Seconds:

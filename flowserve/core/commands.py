@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flowserve.core.events import Code
-from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
 class Role(StrEnum):
@@ -38,6 +38,62 @@ class Status(StrEnum):
     """Runs only."""
     QUEUED = "queued"
     """Runs only: accepted, nothing dispatched yet."""
+
+
+class Bound(StrEnum):
+    """Which of its tenant's limits (`config.TenantLimits`) a run would pass."""
+
+    LIVE = "tenant_live"
+    """Runs at work."""
+    QUEUE = "tenant_queue"
+    """Runs accepted and not begun."""
+    RUNS = "tenant_rate"
+    """Runs per minute."""
+    TOKENS = "tenant_tokens"
+    """Tokens per minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A run would take its tenant over a limit."""
+
+    bound: Bound
+    limit: float
+    """As it was declared."""
+    needed: float
+    """What the run needs: runs, or tokens as runs of its workflow took."""
+    left: float
+    """What there is of it; below 0: more was taken than came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What model calls took. A call counts from its dispatch on; one that is taken back before its first token has only taken
+    seconds, and one that goes on elsewhere does not pay for its prompt twice."""
+
+    prompt: Tokens = 0
+    """Computed; what engines had in their caches stands in `cached`."""
+    cached: Tokens = 0
+    """As engines tell when they have answered."""
+    output: Tokens = 0
+    seconds: Seconds = 0.0
+    """At engines, summed over calls."""
+    money: float | None = None
+    """None: a model that was called has no price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overspent:
+    """A run has spent, or would have to spend, more than its budget says."""
+
+    name: str
+    """Which: a field of `plan.Budget`."""
+    limit: float
+    spent: float
+    needed: float
+    """What the next call needs at least beyond that; 0: it was passed by a call under way."""
+    nodes: tuple[tuple[NodeId, Spending], ...]
+    """What each node has spent, by node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +298,7 @@ class Complete:
     """The run is done: the result of frame 0 is its result. Last command about the run."""
 
     run: RunId
+    spent: Spending = Spending()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +311,9 @@ class Fail:
     task: TaskId | None = None
     """FAILED: the task that failed."""
     code: Code | None = None
+    spent: Spending = Spending()
+    over: Overspent | None = None
+    """Code BUDGET: how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +327,9 @@ class Reject:
     expected_s: Seconds | None = None
     """It could not end before its deadline: it is expected to take so long, of which"""
     wait_s: Seconds = 0.0
-    """for runs that go before it. None, and no outage: there are too many runs."""
+    """for runs that go before it."""
+    over: Over | None = None
+    """Its tenant has what it may have. Nothing of these three: there are too many runs."""
 
 
 @dataclass(frozen=True, slots=True)

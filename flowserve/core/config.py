@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, fields
 
-from flowserve.config import PoolConfig
+from flowserve.config import PoolConfig, Price, TenantLimits
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds
 
@@ -21,7 +21,7 @@ class Config:
     search_window: int = 16
     """Searches running at once, over all runs."""
     max_live_runs: int = 1024
-    """Runs accepted and not yet ended; one more is rejected."""
+    """Runs accepted and not yet ended, without those that wait for another one of their tenant; one more is rejected."""
     hopeless: float = 2.0
     """A run that is expected to take so many times what its deadline allows is rejected at once, with the estimate; 0: none.
     Only where runs of its plan have been seen."""
@@ -36,6 +36,10 @@ class Config:
     """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""
     tenant_weights: tuple[tuple[str, float], ...] = ()
     """Tenant -> its share of the service relative to others; who is not named has 1."""
+    tenant_limits: tuple[tuple[str, TenantLimits], ...] = ()
+    """Tenant -> what it may take; `*` stands for those that are not named. See `quotas`."""
+    prices: tuple[tuple[str, Price], ...] = ()
+    """Model, by any name that it answers to -> its price; `*` stands for those that are not named."""
     priority_levels: int = 5
     """Client priorities are clamped to -levels..levels, so that a tier is `2 * levels + 1` bands."""
 

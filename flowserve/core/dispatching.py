@@ -8,7 +8,7 @@ carried out afterwards. When the most urgent call of a queue finds no room, thos
 not starved by small ones that would still fit.
 """
 
-from flowserve.core import degradation, engines, heads, health, lengths, load, moving, placement, retry, tasks
+from flowserve.core import budgets, degradation, engines, heads, health, lengths, load, moving, placement, retry, service, tasks
 from flowserve.core.commands import Dispatch, Mark, Role, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -41,7 +41,7 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
     """Start the next execution of `task` in `place`."""
     run = task.run
     if not run.started:
-        run.started = True
+        service.start(run)
         state.out.append(Mark(run.id, Status.RUNNING))
     if task.parent is not None and task.parent.phase is Phase.READY:
         begin(state, task.parent, Phase.OPEN)
@@ -92,6 +92,16 @@ def _bound(state: SchedulerState, search: Task) -> None:
         degradation.take(state, search, degrade.least)
 
 
+def _send(state: SchedulerState, task: Task, engine: Engine) -> None:
+    """Dispatch a model call, unless that ends its run: nobody pays for what cannot be finished."""
+    if task.run not in state.doomed:
+        doom = budgets.before(state, task, engine, placement.resident(state, engine, task))
+        if doom is None:
+            dispatch(state, task, engine)
+        else:
+            state.doomed[task.run] = doom
+
+
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
     heads.call_at(state, task, engine)
     load.take(state, task, engine, placement.resident(state, engine, task))
@@ -140,7 +150,7 @@ def _fill_engines(state: SchedulerState) -> None:
         if found is None:
             del open_queues[queue]
         elif home is None:
-            dispatch(state, queue.pop(), found)
+            _send(state, queue.pop(), found)
         else:
             _wait_for(state, queue.pop(), home)
             open_queues[home.queue] = [home]
@@ -183,7 +193,7 @@ def _let_in(state: SchedulerState) -> bool:
             engine = moving.make_room(state, task)
             if engine is not None:
                 task.lane.queue.take(task)
-                dispatch(state, task, engine)
+                _send(state, task, engine)
                 pushed = True
     state.urgent = []
     return pushed

@@ -7,6 +7,7 @@ from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from flowserve.config import Price
 from flowserve.core.events import Loss
 from flowserve.core.queues import ReadyQueue
 from flowserve.core.residency import Residency
@@ -66,8 +67,11 @@ class ModelCall:
         "moves",
         "on_loss",
         "predicted",
+        "paid_at",
+        "paid_prompt",
         "prefill",
         "prefix",
+        "price",
         "pushed_out",
         "reserve",
         "resident",
@@ -111,6 +115,12 @@ class ModelCall:
         """Its share of the engine's `reserved`: KV that it is expected to need."""
         self.resident: Tokens = 0
         """Prompt tokens that the engine was thought to hold when it was dispatched."""
+        self.price: Price | None = None
+        """What its tokens cost at the engine that has it; None: that has no price."""
+        self.paid_at: Seconds = 0.0
+        """Until when its time at the engine is counted as spent."""
+        self.paid_prompt: Tokens | None = 0
+        """Prompt tokens that this execution has been charged with; None: it goes on from another one, which was."""
         self.avoid: Engine | None = None
         """The engine that lost or gave up the call last; another one is preferred."""
         self.rival: Engine | None = None

@@ -69,6 +69,7 @@ class PlanFigures:
         "plan",
         "scale",
         "tails",
+        "tokens",
         "work",
         "works",
         "written",
@@ -96,6 +97,8 @@ class PlanFigures:
         """Per node: seconds of model calls of one execution, side by side or not."""
         self.work = _sum(self)
         """Of a whole run."""
+        self.tokens = Figure()
+        """Of a whole run: tokens that its model calls computed."""
         self.fresh = 0
         """Observations since `tails` were computed."""
         self.learned = False
@@ -124,6 +127,11 @@ class Estimates:
                 del self.plans[next(iter(self.plans))]
         self.plans[digest] = known
         return known
+
+    def tokens(self, digest: str) -> float:
+        """That a run of this plan computes; at least 1, which is also what counts where nobody knows."""
+        known = self.plans.get(digest)
+        return max(1.0, known.tokens.mean) if known is not None else 1.0
 
 
 def begin(state: "SchedulerState", shape: "PlanShape") -> PlanFigures:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flowserve.core.predict.base import Call
-from flowserve.graphs.plan import Plan
+from flowserve.graphs.plan import Budget, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
@@ -39,6 +39,10 @@ class Code(StrEnum):
     """The call itself is wrong (too long, unknown model). Never retried."""
     LIMIT = "limit"
     """A declared bound was passed: width, calls, steps. Never retried."""
+    BUDGET = "budget_exhausted"
+    """The run has spent what it may, or the call would go beyond it. Ends the run."""
+    UNPRICED = "unpriced"
+    """The run has a budget of money, and the engine that is to take the call has no price. Ends the run."""
     INTERNAL = "internal"
     """Our own mistake. Never retried."""
 
@@ -69,6 +73,8 @@ class RunSubmitted:
     session: str | None = None
     degrade: bool = True
     """Whether degradations that the plan declares may be taken."""
+    budget: Budget | None = None
+    """What it may spend, the plan's own budget taken into account; None: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,8 @@ class TaskFinished:
     """Model calls: as `Measured.prefix`, of prompt and output together: what the engine's cache now holds."""
     engine: EngineId | None = None
     """Model calls: who answered; None: the one it was dispatched to."""
+    cached_tokens: Tokens = 0
+    """Model calls: of `tokens_in`, those that the engine had in its cache; 0 also where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

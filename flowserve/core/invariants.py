@@ -5,11 +5,13 @@ It walks everything: the cost is proportional to what is live.
 
 from collections.abc import Iterator
 
-from flowserve.core import placement, tasks
+from flowserve.core import budgets, placement, tasks
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.priority import tier
 from flowserve.core.queues import SLACK, ReadyQueue
+from flowserve.core.quotas import must_wait
+from flowserve.core.service import Tenant
 from flowserve.core.state import Frame, Phase, Run, SchedulerState, Task, Width, Window
 from flowserve.core.story import story
 from flowserve.errors import InternalError
@@ -31,7 +33,7 @@ def _broken(wrong: list[str], told: str) -> InternalError:
 
 
 def _whole(state: SchedulerState) -> Iterator[str]:
-    if state.out or state.agenda or state.immediate or state.urgent or state.stirred or state.served:
+    if state.out or state.agenda or state.immediate or state.urgent or state.stirred or state.served or state.doomed:
         yield f"a step left work behind: {state.out}, {state.agenda}, {state.immediate}, {state.urgent}"
     uses = {digest: 0 for digest in state.shapes}
     for id, run in state.runs.items():
@@ -42,26 +44,57 @@ def _whole(state: SchedulerState) -> Iterator[str]:
         if shape.runs != uses[digest] or not shape.runs:
             yield f"plan {digest[:12]} counts {shape.runs} runs, has {uses[digest]}"
     for name, tenant in state.tenants.items():
-        if tenant.runs != sum(run.tenant == name for run in state.runs.values()):
-            yield f"tenant {name!r} counts {tenant.runs} runs"
-    work = sum(run.work for run in state.runs.values())
+        own = [run for run in state.runs.values() if run.share is tenant]
+        yield from _tenant(state, name, tenant, own)
+    held = sum(run.held for run in state.runs.values())
+    if state.held != held:
+        yield f"{state.held} runs are counted as held, {held} are"
+    work = sum(run.work for run in state.runs.values() if not run.held)
     if abs(state.work - work) > 1e-6 * max(1.0, work):
         yield f"{state.work} s of work are counted, the runs have {work}"
     at_engines = sum(len(engine.running) for engine in state.engines.values())
     if state.at_engines != at_engines:
         yield f"{state.at_engines} calls are counted at engines, {at_engines} are there"
-    if len(state.runs) > state.config.max_live_runs:
-        yield f"{len(state.runs)} live runs"
+    if len(state.runs) - held > state.config.max_live_runs:
+        yield f"{len(state.runs) - held} live runs"
     if not 0 <= state.retry_tokens <= state.config.retry_reserve:
         yield f"the retry budget is {state.retry_tokens}"
 
 
+def _tenant(state: SchedulerState, name: str, tenant: Tenant, own: list[Run]) -> Iterator[str]:
+    """`own` are its live runs."""
+    counts = (sum(not run.held for run in own), sum(not run.started for run in own))
+    if (tenant.runs, tenant.queued) != counts or any(run.tenant != name for run in own):
+        yield f"tenant {name!r} counts {tenant.runs} runs at work and {tenant.queued} not begun, has {counts}"
+    quota = tenant.quota
+    if quota is None:
+        if any(run.held for run in own):
+            yield f"tenant {name!r} has no bounds, and runs that are held"
+        return
+    limits = quota.limits
+    if list(quota.held) != [run for run in own if run.held]:
+        yield f"tenant {name!r} holds {list(quota.held)}"
+    if limits.live_runs is not None and (tenant.runs > limits.live_runs or (quota.held and not must_wait(tenant))):
+        yield f"tenant {name!r} has {tenant.runs} runs at work and holds {len(quota.held)}"
+    if limits.queued_runs is not None and tenant.queued > limits.queued_runs:
+        yield f"tenant {name!r} has {tenant.queued} runs that have not begun"
+    if any(bucket is not None and bucket.level > bucket.burst for bucket in (quota.runs, quota.tokens)):
+        yield f"tenant {name!r} has more than a burst: {quota.runs}, {quota.tokens}"
+
+
 def _run(state: SchedulerState, run: Run) -> Iterator[str]:
+    if run.held:
+        if run.tasks or run.frames or run.started:
+            yield f"{run!r} is held and at work"
+        return
     if not run.tasks or 0 not in run.frames:
         yield f"{run!r} is stuck: nothing is at work in it"
         return
     if list(run.tasks) != sorted(run.tasks) or list(run.frames) != sorted(run.frames):
         yield f"{run!r} holds tasks or frames out of order"
+    if run.budget is not None and (passed := budgets.passed(run.budget, run.spent)) is not None:
+        yield f"{run!r} goes on although it has passed its budget: {passed}"
+    yield from _spent(run)
     if run.rank != state.policy.rank(run, state.config):
         yield f"{run!r} has rank {run.rank}, policy says {state.policy.rank(run, state.config)}"
     undone = [node for node in run.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
@@ -81,6 +114,19 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
         yield from _task(state, run, task)
         yield from _phase(task)
         yield from _reduced(task)
+
+
+def _spent(run: Run) -> Iterator[str]:
+    """What a run has spent is what its nodes have."""
+    told = run.spent.told()
+    nodes = [spent.told() for spent in run.by_node.values()]
+    counts = tuple(sum(getattr(node, name) for node in nodes) for name in ("prompt", "cached", "output"))
+    if (told.prompt, told.cached, told.output) != counts or min(counts) < 0:
+        yield f"{run!r} counts {told}, its nodes {nodes}"
+    if abs(told.seconds - sum(node.seconds for node in nodes)) > 1e-6 * max(1.0, told.seconds):
+        yield f"{run!r} counts {told.seconds} s at engines, its nodes {nodes}"
+    if run.prepaid < 0:
+        yield f"{run!r} has prepaid {run.prepaid} tokens"
 
 
 def _frame(run: Run, frame: Frame) -> Iterator[str]:

@@ -2,7 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core import service
+from flowserve.core import service, spending
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import tier
 from flowserve.core.state import SchedulerState, Task
@@ -49,6 +49,7 @@ def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) ->
     engine.resident.add(call.prefix)
     state.calls += 1
     service.taken(state, task)
+    spending.taken(state, task, engine)
 
 
 def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
@@ -57,6 +58,7 @@ def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
     assert call is not None
     del engine.running[task]
     service.left(state, task, state.now - call.began_at)
+    spending.left(state, task)
     task.run.calls.pop(task, None)
     _add(engine, call, -1)
     engine.tiers[tier(task.run.level, state.config)] -= 1
@@ -81,6 +83,7 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
     """`engine` has written `count` more tokens for `task`."""
     call, now = task.call, state.now
     assert call is not None
+    spending.progressed(state, task, count)
     computed(engine, now)
     push_out(engine, call, False)
     if call.last_at is None:

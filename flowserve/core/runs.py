@@ -6,8 +6,8 @@ Whatever ends, ends through `forget`: nothing of it stays in any table.
 from collections import deque
 from math import inf
 
-from flowserve.core import admission, degradation, estimates, heads, readiness, service, tasks
-from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
+from flowserve.core import admission, degradation, estimates, heads, quotas, readiness, service, tasks
+from flowserve.core.commands import Cancel, Complete, Fail, Mark, Overspent, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.estimates import PlanFigures
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
@@ -20,12 +20,12 @@ from flowserve.ids import BlockId, TaskId
 
 
 def submitted(state: SchedulerState, event: RunSubmitted) -> None:
-    """Accept the run (QUEUED, frame 0 opened, its first tasks READY), or reject it."""
+    """Accept the run (QUEUED, and unless it is held: frame 0 opened, its first tasks READY), or reject it."""
     if event.run in state.runs:
         raise InternalError(f"run {event.run!r} was submitted twice", story(state, event.run))
-    if len(state.runs) >= state.config.max_live_runs:
-        state.out.append(Reject(event.run, admission.retry_after_s(state)))
-        state.rejected += 1
+    refused = admission.over_quota(state, event) or admission.full(state, event.run)
+    if refused is not None:
+        state.out.append(refused)
         return
     shape = state.shapes.get(event.plan.digest)
     if shape is None:
@@ -44,10 +44,20 @@ def submitted(state: SchedulerState, event: RunSubmitted) -> None:
     shape.runs += 1
     state.arrivals += 1
     state.runs[run.id] = run
-    service.begin(state, run)
+    service.accept(state, run)
+    quotas.accepted(state, run)
     if run.deadline < inf:
         state.timers.start(run.deadline, run)
     state.out.append(Mark(run.id, Status.QUEUED))
+    if quotas.must_wait(run.share):
+        quotas.hold(state, run)
+    else:
+        _begin(state, run)
+
+
+def _begin(state: SchedulerState, run: Run) -> None:
+    """Open frame 0; its first tasks are READY."""
+    service.begin(state, run)
     frame = readiness.enter(state, run, BlockId(0), None, 0)
     for position in frame.block.roots:
         tasks.create(state, frame, position)
@@ -59,6 +69,7 @@ def _run(state: SchedulerState, event: RunSubmitted, shape: PlanShape) -> Run:
     run = Run(event.run, state.arrivals + 1, shape, state.now, level(event.tier, event.priority, config))
     run.tenant, run.session = event.tenant, event.session
     run.may_degrade = event.degrade
+    run.budget = event.budget
     run.width = max(1.0, state.width)
     run.usual_kv_tokens = state.lengths.kv_tokens.mean
     run.history = deque((state.now, event), maxlen=2 * config.story_length)
@@ -91,11 +102,29 @@ def cancel_requested(state: SchedulerState, event: CancelRequested) -> None:
 
 def completed(state: SchedulerState, run: Run) -> None:
     """Frame 0 is done."""
-    state.out.append(Complete(run.id))
+    spent = run.spent.told()
+    run.shape.figures.tokens.add(spent.prompt + spent.output)
+    state.out.append(Complete(run.id, spent))
     forget(state, run)
 
 
-def end(state: SchedulerState, run: Run, status: Status, task: TaskId | None = None, code: Code | None = None) -> None:
+def doomed(state: SchedulerState) -> None:
+    """End the runs that cannot go on, though none of their tasks has failed."""
+    while state.doomed:
+        run = next(iter(state.doomed))
+        doom = state.doomed.pop(run)
+        if not run.over:
+            end(state, run, Status.FAILED, doom.task.id, doom.code, doom.over)
+
+
+def end(
+    state: SchedulerState,
+    run: Run,
+    status: Status,
+    task: TaskId | None = None,
+    code: Code | None = None,
+    over: Overspent | None = None,
+) -> None:
     """End `run` without a result: cancel every execution in order of task id, then Fail.
 
     Frames are not closed one by one: the end of the run is the end of all of them.
@@ -112,15 +141,18 @@ def end(state: SchedulerState, run: Run, status: Status, task: TaskId | None = N
         tasks.mark(state, live)
     run.tasks.clear()
     heads.drop_of(state, run)
-    state.out.append(Fail(run.id, status, task, code))
+    state.out.append(Fail(run.id, status, task, code, run.spent.told(), over))
     forget(state, run)
 
 
 def forget(state: SchedulerState, run: Run) -> None:
-    """Take `run` out of every table."""
+    """Take `run` out of every table; one that waited for its tenant begins."""
     run.over = True
     del state.runs[run.id]
-    service.end(state, run)
+    if not run.held:
+        service.end(state, run)
+    service.forget(state, run)
+    quotas.ended(state, run)
     for lane in run.lanes.values():
         lane.queue.drop(lane)
     run.lanes.clear()
@@ -132,3 +164,6 @@ def forget(state: SchedulerState, run: Run) -> None:
         del state.shapes[run.plan.digest]
     state.ended.append(state.now)
     state.rejected = 0
+    following = quotas.next_held(state, run.share)
+    if following is not None:
+        _begin(state, following)

@@ -12,6 +12,7 @@ is served as if each second by which its tenant is ahead were `Config.fairness` 
 
 from typing import TYPE_CHECKING
 
+from flowserve.core.quotas import Quota, limits_of
 from flowserve.graphs.plan import Kind
 from flowserve.ids import Seconds
 
@@ -27,9 +28,9 @@ FADING = 0.999
 class Tenant:
     """Whose runs share one counter."""
 
-    __slots__ = ("counter", "fairness", "most_s", "runs", "weight")
+    __slots__ = ("counter", "fairness", "most_s", "queued", "quota", "runs", "weight")
 
-    def __init__(self, weight: float, fairness: float, most_s: Seconds) -> None:
+    def __init__(self, weight: float, fairness: float, most_s: Seconds, quota: Quota | None) -> None:
         self.weight = weight
         self.fairness = fairness
         """Seconds of urgency per second ahead."""
@@ -38,7 +39,11 @@ class Tenant:
         self.counter: Seconds = 0.0
         """Service over weight."""
         self.runs = 0
-        """Live ones."""
+        """Live ones, without those that are held."""
+        self.queued = 0
+        """Runs that nothing was dispatched of yet, those that are held included."""
+        self.quota = quota
+        """What it may take; None: there are no bounds."""
 
     def behind_s(self, least: Seconds) -> Seconds:
         """Urgency that its runs lose against a tenant whose counter stands at `least`."""
@@ -48,10 +53,16 @@ class Tenant:
         return f"Tenant({self.counter:.3f} s, {self.runs} runs, weight {self.weight:g})"
 
 
+def accept(state: "SchedulerState", run: "Run") -> None:
+    """`run` is accepted; it begins now or later."""
+    run.share = _tenant(state, run.tenant)
+    run.share.queued += 1
+
+
 def begin(state: "SchedulerState", run: "Run") -> None:
-    """`run` is accepted."""
+    """`run` is at work."""
     state.work += run.work
-    tenant = run.share = _tenant(state, run.tenant)
+    tenant = run.share
     if not tenant.runs:
         others = [other.counter for other in state.tenants.values() if other.runs]
         tenant.counter = max(tenant.counter, min(others, default=0.0))
@@ -59,15 +70,27 @@ def begin(state: "SchedulerState", run: "Run") -> None:
 
 
 def end(state: "SchedulerState", run: "Run") -> None:
-    """`run` has ended."""
+    """`run`, which was at work, has ended."""
     state.work = state.work - run.work if state.runs else 0.0
+    run.share.runs -= 1
+
+
+def start(run: "Run") -> None:
+    """The first task of `run` is dispatched."""
+    run.started = True
+    run.share.queued -= 1
+
+
+def forget(state: "SchedulerState", run: "Run") -> None:
+    """Nothing of `run` is left; its tenant is remembered for a while."""
     tenant = run.share
-    tenant.runs -= 1
-    if tenant.runs:
+    if not run.started:
+        tenant.queued -= 1
+    if tenant.runs or tenant.queued:
         return
     state.tenants[run.tenant] = state.tenants.pop(run.tenant)  # the one idle longest stands first
     if len(state.tenants) > MOST_TENANTS:
-        idle = next((name for name, other in state.tenants.items() if not other.runs), None)
+        idle = next((name for name, other in state.tenants.items() if not other.runs and not other.queued), None)
         if idle is not None:
             del state.tenants[idle]
 
@@ -77,7 +100,9 @@ def _tenant(state: "SchedulerState", name: str) -> Tenant:
     if tenant is None:
         config = state.config
         weight = next((share for who, share in config.tenant_weights if who == name), 1.0)
-        tenant = state.tenants[name] = Tenant(weight, config.fairness, config.band_s)
+        limits = limits_of(config, name)
+        quota = Quota(limits, state.now) if limits is not None else None
+        tenant = state.tenants[name] = Tenant(weight, config.fairness, config.band_s, quota)
     return tenant
 
 

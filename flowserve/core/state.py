@@ -11,6 +11,7 @@ from enum import IntEnum
 from math import inf
 from typing import NamedTuple
 
+from flowserve.core.budgets import Doom
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine, Head, ModelCall
@@ -21,9 +22,10 @@ from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
 from flowserve.core.service import Tenant
 from flowserve.core.shapes import BlockShape, PlanShape
+from flowserve.core.spending import Spent
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
-from flowserve.graphs.plan import Kind, Node
+from flowserve.graphs.plan import Budget, Kind, Node
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
@@ -96,11 +98,14 @@ class Run:
     __slots__ = (
         "arrival",
         "attained",
+        "budget",
+        "by_node",
         "by_tail",
         "calls",
         "deadline",
         "executions",
         "frames",
+        "held",
         "history",
         "id",
         "kv_tokens",
@@ -114,11 +119,13 @@ class Run:
         "over",
         "plan",
         "pointer",
+        "prepaid",
         "rank",
         "retries",
         "session",
         "shape",
         "share",
+        "spent",
         "started",
         "submitted_at",
         "tails",
@@ -153,12 +160,20 @@ class Run:
         """Tier and client priority as one number, 0 the most urgent; see `priority.level`."""
         self.deadline: Seconds = inf
         """When the run must have ended; inf: whenever."""
+        self.budget: Budget | None = None
+        """What its model calls may spend; None: anything."""
+        self.spent = Spent()
+        """What they have spent."""
+        self.by_node: dict[NodeId, Spent] = {}
+        """The same for each node that has called."""
         self.timer: Timer | None = None
         """Fires at `deadline`; None without one."""
         self.may_degrade = True
         """The client allows what the author allows."""
         self.taken: tuple[NodeId, ...] = ()
         """Nodes that are degraded since it was accepted, the least harmful first; see `degradation`."""
+        self.held = False
+        """It waits for another run of its tenant to end, and has nothing at work."""
         self.started = False
         """Something has been dispatched."""
         self.over = False
@@ -185,6 +200,8 @@ class Run:
         """Calls that the engines served at once when it was accepted."""
         self.attained: Seconds = 0.0
         """Seconds of model calls that it has had."""
+        self.prepaid = 0.0
+        """Tokens that its tenant was charged with and that its calls have not taken yet."""
         self.longest: Seconds = 0.0
         """The longest chain of them that was seen."""
         self.wrote: dict[NodeId, tuple[int, Tokens]] = {}
@@ -211,7 +228,7 @@ class Run:
         return self.tails[self.by_tail[self.pointer]] if self.pointer < len(self.by_tail) else 0.0
 
     def __repr__(self) -> str:
-        word = "over" if self.over else "running" if self.started else "queued"
+        word = "over" if self.over else "held" if self.held else "running" if self.started else "queued"
         return f"Run({self.id!r}, {word}, {len(self.tasks)} tasks, {len(self.frames)} frames)"
 
 
@@ -399,12 +416,14 @@ class SchedulerState:
         "at_engines",
         "calls",
         "config",
+        "doomed",
         "draining",
         "ended",
         "engines",
         "estimates",
         "heads",
         "hedges",
+        "held",
         "homes",
         "immediate",
         "lengths",
@@ -413,6 +432,7 @@ class SchedulerState:
         "out",
         "parked",
         "policy",
+        "prices",
         "rejected",
         "retry_tokens",
         "runs",
@@ -439,10 +459,14 @@ class SchedulerState:
             known = ", ".join(sorted(POLICIES))
             raise ConfigError(f"policy: expected one of {known}; got {config.policy!r}")
         self.policy: Policy = POLICIES[config.policy]
+        self.prices = dict(config.prices)
+        """Model -> price."""
         self.now: Seconds = 0.0
         """Of the latest step."""
         self.runs: dict[RunId, Run] = {}
         """Live runs in order of arrival."""
+        self.held = 0
+        """Of these, how many wait for another run of their tenant to end."""
         self.arrivals = 0
         """Runs accepted so far."""
         self.shapes: dict[str, PlanShape] = {}
@@ -473,6 +497,8 @@ class SchedulerState:
         """Model calls that began to wait in this step and may push others out. Empty between steps."""
         self.served: dict[Run, None] = {}
         """Runs whose calls came or went, where ranks follow calls. Empty between steps."""
+        self.doomed: dict[Run, Doom] = {}
+        """Runs that this step ends, in order. Empty between steps."""
         self.stirred = False
         """This step may have given room. False between steps."""
         self.draining: dict[Engine, None] = {}

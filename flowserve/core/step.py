@@ -74,6 +74,7 @@ from flowserve.core import (
     load,
     readiness,
     runs,
+    spending,
     tasks,
 )
 from flowserve.core.commands import Command, Mark, Role, Status, WakeAt
@@ -142,20 +143,28 @@ def step(state: SchedulerState, event: Event, now: Seconds) -> list[Command]:
 
 def _settle(state: SchedulerState) -> None:
     """Follow up everything that arose, give room, and promise the next wake-up."""
-    agenda = state.agenda
-    while agenda:
-        item = agenda.popleft()
-        CONSEQUENCES[item.todo](state, item)
-    _rerank(state)
+    _follow_up(state)
     dispatching.fill(state)
-    while state.served:  # room was made by pushing calls out, which changed who is first
-        _rerank(state)
+    while state.served or state.doomed:  # room was made by pushing calls out, or a call was not worth its room
+        _follow_up(state)
         dispatching.fill(state)
     state.stirred = False
     due = state.timers.earliest()
     if due is not None and (state.wake_at is None or due < state.wake_at):
         state.wake_at = due
         state.out.append(WakeAt(due))
+
+
+def _follow_up(state: SchedulerState) -> None:
+    """End the runs that are to end, and do what follows from what was done; then every rank is up to date."""
+    agenda, doomed = state.agenda, state.doomed
+    while doomed or agenda:
+        if doomed:
+            runs.doomed(state)
+        else:
+            item = agenda.popleft()
+            CONSEQUENCES[item.todo](state, item)
+    _rerank(state)
 
 
 def _rerank(state: SchedulerState) -> None:
@@ -230,6 +239,8 @@ def _finished(state: SchedulerState, event: TaskFinished) -> None:
     if task.call is not None and not joins:
         if not _at(state, task, event.engine):
             return
+        if isinstance(task.place, Engine):
+            spending.answered(state, task, event.tokens_in, event.cached_tokens, event.tokens_out)
         dispatching.finished(state, task, event.prefix, event.tokens_out)
     if task.role is Role.NODE:
         tasks.complete(state, task)

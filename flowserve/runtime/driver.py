@@ -35,6 +35,7 @@ from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.heads import Heads
+from flowserve.runtime.limits import exhausted, limited
 from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.prompts import PromptFormats
 from flowserve.runtime.reporting import Reporter
@@ -68,6 +69,8 @@ class Driver:
                 predictor=config.predictor,
                 fairness=config.fairness,
                 tenant_weights=config.tenant_weights,
+                tenant_limits=config.tenant_limits,
+                prices=config.prices,
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
                 search_window=config.search_window,
@@ -195,12 +198,15 @@ class Driver:
             run.accepted.set_exception(Unavailable(message, command.retry_after_s))
         elif command.expected_s is not None:
             run.accepted.set_exception(_hopeless(run.program.plan.name, command))
+        elif command.over is not None:
+            run.accepted.set_exception(limited(command.over, command.retry_after_s))
         else:
             message = f"{len(self.live)} runs are live, which is the limit; {again}"
             run.accepted.set_exception(Overloaded(message, command.retry_after_s))
 
     def _complete(self, command: c.Complete) -> None:
         run = self.live[command.run]
+        run.spent = command.spent
         if run.broken is not None:
             self._finish(run, Status.FAILED, error=run.broken)
             return
@@ -214,6 +220,7 @@ class Driver:
 
     def _fail(self, command: c.Fail) -> None:
         run = self.live[command.run]
+        run.spent = command.spent
         if run.broken is not None:
             self._finish(run, Status.FAILED, error=run.broken)
             return
@@ -222,6 +229,9 @@ class Driver:
             return
         assert command.task is not None and command.code is not None
         task = run.tasks[command.task]
+        if command.over is not None:
+            self._finish(run, Status.FAILED, error=exhausted(run.id, run.program.plan, task.record.label, command.over))
+            return
         text, label = run.reason(task, command.code), task.record.label
         error = RunFailed(f"node {label} failed: {text}", run.id, label)
         error.__cause__ = task.error or error_for(command.code, text)
@@ -466,7 +476,8 @@ class Driver:
         assert command.engine is not None
         taken = (task.record.tokens_in, task.record.tokens_out)
         held = self._executor.held(run, task, command.engine)
-        return e.TaskFinished(run.id, task.id, command.attempt, *taken, tools, held, command.engine)
+        cached = task.record.cached_tokens
+        return e.TaskFinished(run.id, task.id, command.attempt, *taken, tools, held, command.engine, cached)
 
     async def _cached(self, run: Run, task: TaskState, command: c.Dispatch) -> Any:
         """A node with `cache=True` and equal arguments is computed once; same tenant, same workflow version."""

@@ -43,6 +43,7 @@ _TEXTS: dict[Code, str] = {
     Code.OVERLOADED: "the engine had no room",
     Code.MOVED: "it goes on at another engine",
     Code.OUTPUT_INVALID: "no result was what valid= asks for",
+    Code.UNPRICED: "the run has a budget of money, and the engine that would take the call has no price",
     Code.REQUEST: "no engine serves the model that the node asks for",
 }
 _BOUNDS = {
@@ -70,6 +71,7 @@ def error_for(code: Code, message: str) -> errors.FlowServeError:
         Code.ENGINE_LOST: errors.EngineLost,
         Code.STALLED: errors.EngineLost,
         Code.REQUEST: errors.RequestError,
+        Code.UNPRICED: errors.RequestError,
         Code.LIMIT: errors.RequestError,
         Code.TIMEOUT: errors.RunTimedOut,
         Code.INTERNAL: errors.InternalError,

@@ -6,7 +6,8 @@ The doors convert these to their wire forms; nothing here knows HTTP.
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.core.commands import Status
+from flowserve.core.commands import Spending, Status
+from flowserve.graphs.plan import Budget
 from flowserve.ids import RunId, Seconds, Tokens
 
 
@@ -21,6 +22,8 @@ class SubmitOptions:
     tier: str | None = None
     """`interactive`, `standard`, `batch`; None: the workflow's."""
     tenant: str = ""
+    budget: Budget | None = None
+    """What it may spend; where it says nothing, the workflow's counts."""
     session: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -105,6 +108,8 @@ class RunSnapshot:
     tokens_in: Tokens
     tokens_out: Tokens
     cached_tokens: Tokens
+    spent: Spending | None = None
+    """What its model calls took, those that failed or were cancelled included; None until it has ended."""
     result: Any = None
     """JSON-ready; None until completed."""
     error: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flowserve.clock import Clock
-from flowserve.core.commands import Degrade, Mark, Role, Status
+from flowserve.core.commands import Degrade, Mark, Role, Spending, Status
 from flowserve.core.degradation import describe as describe_degradation
 from flowserve.core.events import Code
 from flowserve.runtime import local
@@ -105,6 +105,7 @@ class Reporter:
                 "tokens_in": snapshot.tokens_in,
                 "tokens_out": snapshot.tokens_out,
                 "cached_tokens": snapshot.cached_tokens,
+                **spending_data(snapshot.spent),
             },
             "degraded": list(snapshot.degraded),
             "seconds": round(self._clock.now() - run.created, 6),
@@ -120,6 +121,14 @@ class Reporter:
     ) -> None:
         """Append the next event to the run's log."""
         run.log.append(RunEvent(run.log.last_seq + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
+
+
+def spending_data(spent: Spending | None) -> dict[str, float | None]:
+    """What engines have done for a run beyond what its answers show, as data."""
+    if spent is None:
+        return {"computed_tokens": None, "engine_seconds": None, "money": None}
+    seconds = round(spent.seconds, 6)
+    return {"computed_tokens": spent.prompt + spent.output, "engine_seconds": seconds, "money": spent.money}
 
 
 _NODE_EVENTS = {

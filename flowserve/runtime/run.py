@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.core.commands import Dispatch, Role, Status
+from flowserve.core.commands import Dispatch, Role, Spending, Status
 from flowserve.core.events import Code
 from flowserve.engines.base import Output
 from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOut
@@ -117,6 +117,8 @@ class Run:
         """`prompts.RawCall` of a run made by `Runtime.generate`."""
         self.streamed: frozenset[NodeId] = frozenset()
         self.value: Any = None
+        self.spent: Spending | None = None
+        """What its model calls took; None until it has ended."""
         self.error: FlowServeError | None = None
         self.last_error: dict[TaskId, str] = {}
         """The last failure below a task that holds frames, for the exception a dynamic node sees."""
@@ -207,6 +209,7 @@ class Run:
             tokens_in=sum(n.tokens_in for n in leaves),
             tokens_out=sum(n.tokens_out for n in leaves),
             cached_tokens=sum(n.cached_tokens for n in leaves),
+            spent=self.spent,
             result=self.log.events[-1].data.get("result")
             if self.status is Status.COMPLETED and self.log.closed
             else None,

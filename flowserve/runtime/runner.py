@@ -10,6 +10,8 @@ from typing import Any
 from flowserve.clock import Clock, SystemClock
 from flowserve.config import RuntimeConfig
 from flowserve.core import events as e
+from flowserve.core import quotas
+from flowserve.core.budgets import OTHERS
 from flowserve.core.priority import TIERS
 from flowserve.engines.base import Engine, Sampling
 from flowserve.engines.tools import Choice, ToolFormat
@@ -17,10 +19,11 @@ from flowserve.errors import InputError, Overloaded, UnknownName
 from flowserve.graphs.plan import ToolSpec
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
-from flowserve.ids import RunId
+from flowserve.ids import RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.driver import Driver
 from flowserve.runtime.history import History
+from flowserve.runtime.limits import checked_budget
 from flowserve.runtime.pool import Seat
 from flowserve.runtime.pool_rows import row
 from flowserve.runtime.prompts import RawCall, check_overrides, offered
@@ -120,6 +123,10 @@ class Runtime:
         """Take a drained engine back. Raises UnknownName."""
         self._driver.post(e.ResumeRequested(self._driver.pool.check(engine)))
 
+    def standing(self, tenant: str) -> dict[str, tuple[float, float, Seconds]]:
+        """Of each rate that bounds `tenant`: what a minute gives, what is left, seconds until it is full; see `core.quotas`."""
+        return quotas.standing(self._driver.state, tenant, self.clock.now())
+
     async def submit(
         self, workflow: str | Program, inputs: Mapping[str, Any], options: SubmitOptions | None = None
     ) -> Run:
@@ -194,6 +201,7 @@ class Runtime:
         if options.tier is not None and options.tier not in TIERS:
             raise InputError(f"tier: expected one of {', '.join(TIERS)}; got {options.tier!r}")
         plan = program.plan
+        budget = checked_budget(options.budget, plan, self._priced)
         run_id = RunId(f"run_{secrets.token_hex(10)}")
         run = Run(run_id, program, options, self.clock.wall(), self.clock.now(), self._cancel)
         run.inputs, run.raw = values, raw
@@ -209,10 +217,18 @@ class Runtime:
                 priority=options.priority,
                 session=options.session,
                 degrade=options.allow_degraded,
+                budget=budget,
             )
         )
         await run.accepted
         return run
+
+    def _priced(self, model: str) -> bool:
+        """Has every engine that could take a call for `model` a price?"""
+        prices = dict(self.config.prices)
+        serving = self._driver.state.serving.get(model, [])
+        known = model in prices or OTHERS in prices
+        return known or (bool(serving) and all(not prices.keys().isdisjoint(engine.models) for engine in serving))
 
     def _cancel(self, run: RunId) -> None:
         self._driver.post(e.CancelRequested(run))

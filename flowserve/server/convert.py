@@ -3,12 +3,13 @@
 from typing import Any
 
 from flowserve.errors import Problem
-from flowserve.graphs.plan import Plan
+from flowserve.graphs.plan import Budget, Plan
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.documents import Document
 from flowserve.retrieval.protocols import IndexInfo
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
-from flowserve.server.schemas import IngestRequest, RunRequest
+from flowserve.runtime.reporting import spending_data
+from flowserve.server.schemas import BudgetIn, IngestRequest, RunRequest
 from flowserve.server.wire import dumps
 
 # --- in ---------------------------------------------------------------------------------------------------------
@@ -21,6 +22,7 @@ def options_of(body: RunRequest, tenant: str, stream: bool) -> SubmitOptions:
         priority=body.priority,
         tier=body.slo.tier if body.slo is not None else None,
         tenant=tenant,
+        budget=budget_of(body.budget),
         session=body.session_id,
         metadata=body.metadata,
         overrides={name: change.model_dump(exclude_none=True) for name, change in body.overrides.items()},
@@ -28,6 +30,10 @@ def options_of(body: RunRequest, tenant: str, stream: bool) -> SubmitOptions:
         seed=body.seed,
         stream=stream,
     )
+
+
+def budget_of(body: BudgetIn | None) -> Budget | None:
+    return None if body is None else Budget(body.tokens, body.seconds, body.money)
 
 
 def documents_of(body: IngestRequest) -> list[Document]:
@@ -47,7 +53,12 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
         "created": run.created,
         "started": run.started,
         "ended": run.ended,
-        "usage": {"tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cached_tokens": run.cached_tokens},
+        "usage": {
+            "tokens_in": run.tokens_in,
+            "tokens_out": run.tokens_out,
+            "cached_tokens": run.cached_tokens,
+            **spending_data(run.spent),
+        },
         "metadata": run.metadata,
         "last_seq": run.last_seq,
     }

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import Receive
 
-from flowserve.errors import RunCancelled, UnknownName, Unsupported
+from flowserve.errors import Overloaded, RunCancelled, UnknownName, Unsupported
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.program import Program
 from flowserve.graphs.tool import ToolNode
@@ -16,7 +16,7 @@ from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.records import SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.runtime.runner import Runtime
-from flowserve.server.errors import BadRequest
+from flowserve.server.errors import BadRequest, fault_of
 from flowserve.server.metrics import Metrics
 from flowserve.server.settings import ServerSettings
 from flowserve.server.sse import Stops, StreamLimits, gone
@@ -50,18 +50,24 @@ class Door:
         """Start a run, or say at once why not."""
         self._open()
         program = self.program(workflow, options.tenant)
-        return self._started(await self.runtime.submit(program, inputs, options))
+        return await self._started(self.runtime.submit(program, inputs, options))
 
     async def generate(self, **call: Any) -> Run:
         """As `Runtime.generate`, for a client."""
         self._open()
-        return self._started(await self.runtime.generate(**call))
+        return await self._started(self.runtime.generate(**call))
 
     def _open(self) -> None:
         if self.stops.closing:
             raise BadRequest(503, "closing", "the server is shutting down", retry_after_s=5.0)
 
-    def _started(self, run: Run) -> Run:
+    async def _started(self, starting: Awaitable[Run]) -> Run:
+        """Count what was started, and what was refused for want of room."""
+        try:
+            run = await starting
+        except Overloaded as error:
+            self.metrics.refused(fault_of(error).code)
+            raise
         self.metrics.follow(run)
         return run
 

@@ -7,7 +7,7 @@ a stack, a story or a prompt.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -64,10 +64,12 @@ TABLE: tuple[tuple[type[BaseException], Row], ...] = (  # first match wins: subc
     (e.TooLarge, Row(413, "too_large", "Something is over its limit")),
     (e.Unavailable, Row(503, "engine_lost", "No engine can take the call now", retry=True)),
     (e.DeadlineHopeless, Row(503, "deadline_hopeless", "It would end long after its deadline")),
+    (e.TenantLimited, Row(429, "tenant_rate", "You have what you may have", retry=True)),
     (e.Overloaded, Row(429, "overloaded", "No room now", retry=True)),
     (e.RequestError, Row(422, "request_invalid", "The request is wrong")),
     (e.RunCancelled, Row(409, "run_cancelled", "The run was cancelled")),
     (e.RunTimedOut, Row(504, "run_timed_out", "The run passed its deadline")),
+    (e.BudgetExhausted, Row(422, "budget_exhausted", "The run has spent what it may")),
     (e.RunFailed, Row(500, "run_failed", "A node failed for good")),
     (e.EngineLost, Row(503, "engine_lost", "No engine can take the call now", retry=True)),
     (e.Unsupported, Row(422, "unsupported", "The engine cannot do what the call needs")),
@@ -142,6 +144,8 @@ class Fault:
     run: str | None = None
     node: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of a problem, with numbers that programs may use."""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -168,7 +172,13 @@ def fault_of(error: BaseException) -> Fault:
         return _run_fault(error, fault_of(error.__cause__))
     row = next(row for kind, row in TABLE if isinstance(error, kind))
     fault = Fault(row.status, row.code, row.title, row.title if row.hidden else str(error), retry=row.retry)
-    if isinstance(error, e.Overloaded):
+    if isinstance(error, e.TenantLimited):
+        facts = {"limit": error.limit, "needed": error.needed, "left": error.left}
+        rate = _RATES.get(error.code)
+        headers = rate_headers({rate: (error.limit, error.left, error.retry_after_s)} if rate is not None else {})
+        fault = replace(fault, code=error.code, retry_after_s=error.retry_after_s, facts=facts)
+        fault = replace(fault, headers=tuple(headers.items()))
+    elif isinstance(error, e.Overloaded):
         fault = replace(fault, retry_after_s=error.retry_after_s)
     elif isinstance(error, e.EngineLost):
         fault = replace(fault, retry_after_s=1.0)
@@ -176,6 +186,9 @@ def fault_of(error: BaseException) -> Fault:
         fault = replace(fault, problems=error.problems)
     elif isinstance(error, e.GraphError):
         fault = replace(fault, problems=tuple((problem.where, str(problem)) for problem in error.problems))
+    elif isinstance(error, e.BudgetExhausted):
+        facts = {"budget": error.budget, "limit": error.limit, "spent": error.spent, "nodes": error.nodes}
+        fault = replace(fault, run=error.run, node=error.node, facts=facts)
     elif isinstance(error, e.RunError):
         fault = replace(fault, run=error.run or None, node=error.node)
     return fault
@@ -257,6 +270,7 @@ def problem_body(fault: Fault, request_id: str) -> dict[str, Any]:
         body["run_id"] = fault.run
     if fault.node is not None:
         body["node"] = fault.node
+    body.update(fault.facts)
     if fault.problems:
         body["errors"] = [{"pointer": where, "message": what} for where, what in fault.problems]
     return body
@@ -264,10 +278,28 @@ def problem_body(fault: Fault, request_id: str) -> dict[str, Any]:
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _OPENAI_CODES = {
+    "tenant_live": "rate_limit_exceeded",
+    "tenant_queue": "rate_limit_exceeded",
+    "tenant_rate": "rate_limit_exceeded",
+    "tenant_tokens": "rate_limit_exceeded",
     "context_too_long": "context_length_exceeded",
     "overloaded": "rate_limit_exceeded",
     "unauthorized": "invalid_api_key",
 }
+
+
+_RATES = {"tenant_rate": "requests", "tenant_tokens": "tokens"}
+"""Code of a limit -> what OpenAI's headers call it."""
+
+
+def rate_headers(standing: Mapping[str, tuple[float, float, Seconds]]) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*` of each rate: per minute, left, and when there is room (of an error) or all of it is back."""
+    found: dict[str, str] = {}
+    for name, (limit, left, reset_s) in standing.items():
+        found[f"x-ratelimit-limit-{name}"] = f"{math.floor(limit)}"
+        found[f"x-ratelimit-remaining-{name}"] = f"{max(0, math.floor(left))}"
+        found[f"x-ratelimit-reset-{name}"] = f"{reset_s:.3f}s"
+    return found
 
 
 def openai_status(fault: Fault) -> int:

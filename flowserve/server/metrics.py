@@ -52,7 +52,7 @@ class Metrics:
         )
         self._tokens = Counter(
             "flowserve_tokens",
-            "Tokens of model calls; `cached` ones are part of `in`.",
+            "Tokens of model calls; `cached` ones are part of `in`, `computed` counts failed and cancelled calls too.",
             ["workflow", "direction"],
             registry=self.registry,
         )
@@ -61,6 +61,21 @@ class Metrics:
             "Executions that did less than declared, to keep a deadline.",
             ["workflow", "what"],
             registry=self.registry,
+        )
+        self._engine_seconds = Counter(
+            "flowserve_run_engine_seconds",
+            "Of model calls at engines, failed and cancelled ones included.",
+            ["workflow"],
+            registry=self.registry,
+        )
+        self._money = Counter(
+            "flowserve_run_money",
+            "What ended runs have cost, by the price table.",
+            ["workflow"],
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "flowserve_runs_refused", "Runs that were not accepted, by code.", ["code"], registry=self.registry
         )
         self._following: set[asyncio.Task[None]] = set()
         self.registry.register(_Gauges(runtime, self))
@@ -93,6 +108,14 @@ class Metrics:
             self._tokens.labels(run.workflow, direction).inc(count)
         for taken in run.degraded:
             self._degraded.labels(run.workflow, taken["what"]).inc()
+        if run.spent is not None:
+            self._tokens.labels(run.workflow, "computed").inc(run.spent.prompt + run.spent.output)
+            self._engine_seconds.labels(run.workflow).inc(run.spent.seconds)
+            self._money.labels(run.workflow).inc(run.spent.money or 0.0)
+
+    def refused(self, code: str) -> None:
+        """A run was not accepted."""
+        self._refused.labels(code).inc()
 
     def _count_node(self, workflow: str, node: NodeRecord) -> None:
         if node.started_s is None:

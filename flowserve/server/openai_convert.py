@@ -16,6 +16,7 @@ from flowserve.retrieval.protocols import Vectors
 from flowserve.runtime.records import Choice, SubmitOptions
 from flowserve.server import openai_schemas as s
 from flowserve.server import strict_json
+from flowserve.server.convert import budget_of
 from flowserve.server.errors import BadRequest
 from flowserve.server.wire import dumps
 
@@ -83,6 +84,7 @@ def options_of(body: s.Generating, tenant: str, session: str | None) -> SubmitOp
         priority=extra.priority,
         tier=TIERS.get(body.service_tier or ""),
         tenant=tenant,
+        budget=budget_of(extra.budget),
         session=extra.session_id or body.session_id or session,
         metadata=body.metadata or {},
         allow_degraded=extra.degrade,

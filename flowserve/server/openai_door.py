@@ -20,7 +20,7 @@ from flowserve.runtime.run import Run
 from flowserve.server import openai_convert as c
 from flowserve.server import openai_schemas as s
 from flowserve.server.door import Door
-from flowserve.server.errors import BadRequest, declared, fault_of, openai_body
+from flowserve.server.errors import BadRequest, declared, fault_of, openai_body, rate_headers
 from flowserve.server.openai_stream import ChatWriter, Chunks, TextWriter, frames
 from flowserve.server.routes import BodyRoute, GuardedRoute, SessionHeader, Tenant
 from flowserve.server.sse import EventStream, frame, gone
@@ -129,6 +129,10 @@ class OpenAI:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return Chunks(f"{prefix}-{run.id}", body.model, int(run.created_wall), usage)
 
+    def _headers(self, run: Run) -> dict[str, str]:
+        """Which run it was, and what its tenant has left of its rates."""
+        return {"x-flowserve-run": run.id, **rate_headers(self._door.runtime.standing(run.tenant))}
+
     async def _answer(self, run: Run, request: Request) -> list[Choice]:
         """The choices of a finished run; cancels it when nobody waits for them any more."""
         if not await self._door.wait(run, request.receive):
@@ -148,7 +152,7 @@ class OpenAI:
             sum(x.tokens_in for x in ended), sum(x.tokens_out for x in ended), sum(x.cached_tokens for x in ended)
         )
         head = {"id": chunks.id, "object": kind, "created": chunks.created, "model": chunks.model}
-        return JSON({**head, "choices": choices, "usage": counts}, headers=_run_header(run))
+        return JSON({**head, "choices": choices, "usage": counts}, headers=self._headers(run))
 
     async def _stream(self, run: Run, writer: ChatWriter | TextWriter, request: Request) -> Response:
         """The head is held back until something came, so that an early failure still gets a proper status."""
@@ -175,7 +179,7 @@ class OpenAI:
             on_gone=run.cancel,
             on_error=lambda error: frame(dumps(openai_body(fault_of(error)))),
             on_stop=frame(dumps(openai_body(fault_of(BadRequest(503, "closing", "the server is shutting down"))))),
-            headers=_run_header(run),
+            headers=self._headers(run),
         )
 
     # --- embeddings -----------------------------------------------------------------------------------------------
@@ -251,10 +255,6 @@ async def _rejoined(first: "asyncio.Future[bytes]", rest: AsyncGenerator[bytes, 
 def _cancel_all(runs: list[Run]) -> None:
     for run in runs:
         run.cancel()
-
-
-def _run_header(run: Run) -> dict[str, str]:
-    return {"x-flowserve-run": run.id}
 
 
 def _chat_choice(index: int, choice: Choice, body: s.ChatRequest) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flowserve.server.schemas import MAX_TOKENS, Integer
+from flowserve.server.schemas import MAX_TOKENS, BudgetIn, Integer
 from flowserve.server.strict_json import SAFE_INTEGER
 
 MAX_CHOICES = 16
@@ -110,6 +110,7 @@ class FlowServeExtra(OpenAIIn):
     priority: Integer = Field(default=0, ge=-1_000, le=1_000, description="Higher goes first, inside a tier.")
     timeout: float | None = Field(default=None, gt=0, le=86_400, description="Seconds.")
     degrade: bool = Field(default=True, description="Whether declared degradations may be taken to keep the deadline.")
+    budget: BudgetIn | None = Field(default=None, description="What it may spend.")
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

@@ -45,6 +45,16 @@ class SLOIn(In):
     tier: Literal["interactive", "standard", "batch"] = Field(description="Runs of a higher tier go first.")
 
 
+class BudgetIn(In):
+    """What a run may spend on its model calls; it ends with an error when it would go beyond that."""
+
+    tokens: Integer | None = Field(
+        default=None, ge=1, le=SAFE_INTEGER, description="Prompt and output that engines compute; cached ones are free."
+    )
+    seconds: float | None = Field(default=None, gt=0, le=1e9, description="At engines, summed over calls.")
+    money: float | None = Field(default=None, gt=0, le=1e15, description="By the server's prices.")
+
+
 class OverrideIn(In):
     """Sampling of one LLM node, for this run only."""
 
@@ -77,6 +87,7 @@ class RunRequest(In):
     )
     priority: Integer = Field(default=0, ge=-1_000, le=1_000, description="Higher goes first, inside a tier.")
     slo: SLOIn | None = None
+    budget: BudgetIn | None = Field(default=None, description="Where it says nothing, the workflow's own counts.")
     session_id: str | None = Field(
         default=None, max_length=256, description="Calls of one session share a growing prompt."
     )
@@ -106,6 +117,11 @@ class UsageOut(Out):
     tokens_in: int
     tokens_out: int
     cached_tokens: int = Field(description="Prompt tokens whose KV was reused.")
+    computed_tokens: int | None = Field(
+        description="Prompt and output that engines computed, failed and cancelled calls included. Null until it has ended."
+    )
+    engine_seconds: float | None = Field(description="At engines, summed over calls. Null until it has ended.")
+    money: float | None = Field(description="By the server's prices; null: not ended, or a model has none.")
 
 
 class DegradedOut(Out):

@@ -19,7 +19,7 @@ from flowserve.core.log import LogWriter
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.errors import InternalError
-from flowserve.graphs.plan import Kind, Node, Plan
+from flowserve.graphs.plan import Budget, Kind, Node, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 from flowserve.sim.chance import below, mix, uniform
 from flowserve.sim.engine import EngineSpec, Request
@@ -57,6 +57,7 @@ class Arrival:
     """Closed loops: who comes when this run has ended."""
     degrade: bool = True
     """Whether the client allows what the plan allows."""
+    budget: Budget | None = None
 
 
 class Observer(Protocol):
@@ -275,6 +276,7 @@ class Drive:
                 arrival.priority,
                 arrival.session,
                 arrival.degrade,
+                arrival.budget,
             )
         )
         if self.chaos.cancelled and uniform(mix(arrival.key, LEAVE)) < self.chaos.cancelled:

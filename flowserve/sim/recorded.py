@@ -142,6 +142,7 @@ def recorded_runs(lines: Iterable[str], seed: int = 0) -> Iterator[tuple[RunId, 
                 event.priority,
                 event.session,
                 degrade=event.degrade,
+                budget=event.budget,
             ),
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
 
-from flowserve.config import PoolConfig
+from flowserve.config import PoolConfig, Price, TenantLimits
 from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.config import Config
@@ -26,7 +26,7 @@ from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.core.state import Window
 from flowserve.errors import InternalError
-from flowserve.graphs.plan import Plan
+from flowserve.graphs.plan import Budget, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
 from flowserve.sim.chance import mix
 from flowserve.sim.costs import StepCosts
@@ -43,6 +43,14 @@ COSTS = StepCosts(0.004, 2e-5, 1e-4, 1e-7)
 PLANS: dict[int, tuple[Plan, ...]] = {}
 """Plans by number of their set: making one takes longer than running it."""
 NUM_SETS = 400
+
+
+LIMITS = (
+    ("t", TenantLimits(live_runs=2, queued_runs=3)),
+    ("*", TenantLimits(runs_per_minute=240.0, run_burst=8.0, tokens_per_minute=120_000.0, token_burst=4_000.0)),
+)
+PRICES = (("", Price(1.0, 4.0, cached=0.1)), ("large", Price(10.0, 40.0)))
+BUDGETS = (Budget(tokens=800), Budget(seconds=0.6), Budget(money=0.002))
 
 
 class Broken(InternalError):
@@ -132,6 +140,8 @@ def _config(rnd: Random) -> Config:
         run_retries=rnd.choice([3, 99]),
         hopeless=rnd.choice([0.0, 2.0]),
         fairness=rnd.choice([0.0, 1.0]),
+        tenant_limits=rnd.choice([(), (), LIMITS, LIMITS[:1]]),
+        prices=PRICES[: rnd.randint(0, 2)],
         story_length=rnd.choice([1] * 9 + [32]),  # `check` tells the story of every run, and that is most of its time
     )
 
@@ -203,6 +213,7 @@ def _arrivals(rnd: Random, seed: int, runs: int) -> Iterator[Arrival]:
             program.plan,
             mix(seed, number),
             deadline_s=rnd.choice([None, None, 0.5, 2.0, 10.0]),
+            budget=rnd.choice([None] * 9 + [*BUDGETS]),
             tenant=rnd.choice(["", "t"]),
             tier=rnd.choice(["interactive", "standard", "batch"]),
             priority=rnd.randint(-6, 6),

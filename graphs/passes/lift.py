@@ -57,7 +57,7 @@ def declaration_of(plan: Plan) -> Declaration:
         declared.result = expr(block.result)
         declared.until = None if block.until is None else expr(block.until)
         declared.owner = None if block.parent is None else nodes[block.parent]
-    return Declaration(plan.name, blocks[0], plan.input, plan.output, plan.slo, plan.description)
+    return Declaration(plan.name, blocks[0], plan.input, plan.output, plan.slo, plan.budget, plan.description)
 
 
 def _payload(plan: Plan, node: Node) -> Payload:

@@ -292,7 +292,8 @@ def _brief(command: Command) -> str:
             cause = f" by {command.task} {command.code}" if command.task is not None else ""
             return f"fail {command.run} {command.status}{cause}"
         case c.Reject():
-            return f"reject {command.run} for {command.retry_after_s:g}" + (" outage" if command.outage else "")
+            over = f" {command.over.bound}" if command.over is not None else ""
+            return f"reject {command.run} for {command.retry_after_s:g}" + (" outage" if command.outage else over)
         case c.WakeAt():
             return f"wake at {command.at:g}"
 
@@ -332,6 +333,8 @@ class RunView:
     """What was said first of each task."""
     items: dict[tuple[TaskId, NodeId], int] = field(default_factory=dict)
     """By call and map: items streamed by the present execution."""
+    running: dict[TaskId, int] = field(default_factory=dict)
+    """The attempt that was marked RUNNING last."""
 
 
 FOLLOWS: dict[Status | None, tuple[Status, ...]] = {
@@ -494,6 +497,8 @@ class Driver(Bench):
                     assert command.status in FOLLOWS[before], (before, command)
                     view.status[command.task] = command.status
                     view.places.setdefault(command.task, command)
+                    if command.status is Status.RUNNING:
+                        view.running[command.task] = command.attempt
                     if command.status is Status.RETRYING:
                         view.written.pop(command.task, None)
                         view.items = {key: count for key, count in view.items.items() if key[0] != command.task}
@@ -536,7 +541,7 @@ class Driver(Bench):
                 command.parent, Work(c.Dispatch(command.run, command.parent, node.id, command.frame, 0), node, "")
             )
             parent = view.work[command.parent]
-            attempt = self.state.runs[command.run].tasks[command.parent].attempt
+            attempt = view.running[command.parent]
             parent.dispatch = c.Dispatch(command.run, command.parent, node.id, command.frame, attempt)
             assert command.index < node.limit and command.last == (command.index == node.limit - 1)
         elif command.role is Role.NODE and node.kind in (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE):
@@ -779,7 +784,7 @@ class Driver(Bench):
             for id in list(self.probes):
                 del self.probes[id]
                 self.feed(e.Probed(id, True))
-            if not self.random_answer():
+            if not self.random_answer() and self.state.runs:  # news of an engine may have ended the last one
                 assert self.wake_at < TIMELESS, f"stuck: {self.state!r}"
                 self.wake()
         raise AssertionError("does not end")
