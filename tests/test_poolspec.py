@@ -63,7 +63,10 @@ def test_who_says_default_is_alone_in_it() -> None:
         ("engine = 3", "at least one [[engine]] table"),
         ("", "at least one [[engine]] table"),
         ("[[engine]\n", "expected TOML"),
-        ("[[engine]]\nkind = 'hf'\n[pools]\na = 1", "the tables [[engine]] and [pool]; got pools"),
+        (
+            "[[engine]]\nkind = 'hf'\n[pools]\na = 1",
+            "the tables [[engine]], [pool], [tenant.NAME] and [price.MODEL]; got pools",
+        ),
         ("[[engine]]\nmodel = 'x'", "engine 1: expected 'kind'; got model"),
         (
             "[[engine]]\nkind = 'hf'\n[[engine]]\nkind = 'vllm'\nreplicas = 0",

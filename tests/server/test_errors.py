@@ -20,6 +20,8 @@ EXAMPLES: dict[type[e.FlowServeError], e.FlowServeError] = {
     e.Overloaded: e.Overloaded("full", 2.5),
     e.Unavailable: e.Unavailable("nobody is there", 2.5),
     e.DeadlineHopeless: e.DeadlineHopeless("too late", 2.5, 30.0),
+    e.TenantLimited: e.TenantLimited("enough", 2.5, "tenant_rate", 60.0, 1.0, 0.5),
+    e.BudgetExhausted: e.BudgetExhausted("spent", "run_1", "answer", "tokens", 10.0, 11.0, {"answer": {"tokens": 11}}),
     e.InternalError: e.InternalError("broken", "the story of a run"),
 }
 
