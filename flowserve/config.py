@@ -167,6 +167,8 @@ class RuntimeConfig:
     default_timeout_s: Seconds = 600.0
     """Deadline of a run that names none."""
     max_timeout_s: Seconds = 86_400.0
+    drop_hopeless: bool = False
+    """A run under way that is seen to end long after its deadline ends before its next call instead."""
     kept_runs: int = 1_000
     """Ended runs whose events and result are still answered for; the oldest goes first."""
     kept_events: int = 1_000_000

@@ -67,7 +67,7 @@ def _by_name(registry: Any) -> dict[str, Any]:
 
 def _slo(data: dict[str, Any]) -> SLO:
     times = {key: float(data[key]) for key in ("ttft", "e2e", "tpot") if key in data}
-    return SLO(**times, tier=data.get("tier", "standard"))
+    return SLO(**times, tier=data.get("tier", "standard"), binding=data.get("binding", False))
 
 
 def _budget(data: dict[str, Any]) -> Budget:

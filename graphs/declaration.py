@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserve.graphs.plan import SLO, Budget, Degradation, DynamicSpec, Kind, LLMSpec, Retry, SampleSpec, SearchSpec, ToolSpec
+from flowserve.graphs.plan import (
+    SLO,
+    Budget,
+    Degradation,
+    DynamicSpec,
+    Kind,
+    LLMSpec,
+    Retry,
+    SampleSpec,
+    SearchSpec,
+    ToolSpec,
+)
 from flowserve.ids import Seconds
 
 

@@ -31,8 +31,8 @@ from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.nodes import misfits
 from flowserve.graphs.plan import (
     SLO,
-    Degradation,
     Budget,
+    Degradation,
     DynamicSpec,
     Kind,
     LLMSpec,

@@ -11,6 +11,7 @@ from typing import Any
 
 from flowserve.graphs.plan import (
     SAMPLING,
+    SLO,
     AgentSpec,
     Block,
     Const,
@@ -53,7 +54,7 @@ def body_of(plan: Plan) -> dict[str, Any]:
         "kind": "Workflow",
         "name": plan.name,
         "description": plan.description,
-        "slo": _without_none(dataclasses.asdict(plan.slo)),
+        "slo": _slo(plan.slo),
         **({"budget": budget} if (budget := _without_none(dataclasses.asdict(plan.budget))) else {}),
         "input": plan.input,
         "output": plan.output,
@@ -67,6 +68,11 @@ def body_of(plan: Plan) -> dict[str, Any]:
 
 def _without_none(data: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value is not None}
+
+
+def _slo(slo: SLO) -> dict[str, Any]:
+    """`binding` only where it is said: specs that do not know it keep their version."""
+    return {key: value for key, value in _without_none(dataclasses.asdict(slo)).items() if value is not False}
 
 
 def _llm(spec: LLMSpec) -> dict[str, Any]:

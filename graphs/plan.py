@@ -331,6 +331,8 @@ class SLO:
     """Seconds per output token after the first."""
     tier: str = "standard"
     """`interactive`, `standard` or `batch`."""
+    binding: bool = False
+    """A run that is expected to take far longer than `e2e` is refused at once, as one that cannot meet its deadline is."""
 
 
 @dataclass(frozen=True, slots=True)

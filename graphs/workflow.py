@@ -165,9 +165,12 @@ def _checked_slo(slo: SLO | None, where: str) -> tuple[SLO, tuple[Problem, ...]]
     ]
     if slo.tier not in TIERS:
         problems.append(Problem(where, f"tier= one of {', '.join(TIERS)}", repr(slo.tier), "Correct the SLO."))
+    if slo.binding and slo.e2e is None:
+        problems.append(Problem(where, "e2e= beside binding=True", "none", "Say by when the whole result is promised."))
     if problems:
         return SLO(), tuple(problems)
-    return SLO(**{key: None if value is None else float(value) for key, value in times.items()}, tier=slo.tier), ()
+    seconds = {key: None if value is None else float(value) for key, value in times.items()}
+    return SLO(**seconds, tier=slo.tier, binding=bool(slo.binding)), ()
 
 
 def _wrong_budget(budget: Budget, where: str) -> tuple[Problem, ...]:

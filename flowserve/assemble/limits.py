@@ -34,7 +34,7 @@ def with_limits(config: RuntimeConfig, spec: PoolSpec) -> RuntimeConfig:
 
 def made(cls: type[T], given: Mapping[str, Any], where: str, *others: str) -> T:
     """A `cls` of the given fields. `where` names the place in messages, `others` what may stand beside them there."""
-    known = [item.name for item in fields(cls)]
+    known: list[str] = [item.name for item in fields(cls)]
     for name in given:
         if name not in known:
             raise unknown_option(where, name, [*known, *others])

@@ -84,6 +84,9 @@ def serve(
     price: Annotated[
         list[str] | None, typer.Option(help="of a million tokens, MODEL=INPUT/OUTPUT or MODEL=INPUT/OUTPUT/CACHED")
     ] = None,
+    drop_hopeless: Annotated[
+        bool, typer.Option("--drop-hopeless", help="end runs before calls that would end long after their deadline")
+    ] = False,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -107,6 +110,7 @@ def serve(
         predictor,
         limit,
         price,
+        drop_hopeless,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -435,6 +439,7 @@ def _settings(
     predictor: str = PREDICTOR,
     limit: list[str] | None = None,
     price: list[str] | None = None,
+    drop_hopeless: bool = False,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -455,6 +460,7 @@ def _settings(
             tenant_weights=weights(weight or []),
             tenant_limits=limits(limit or []),
             prices=prices(price or []),
+            drop_hopeless=drop_hopeless,
             passes=passes,
         ),
     )

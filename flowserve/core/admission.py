@@ -1,14 +1,17 @@
 """What a client is told that finds no room, or asks for what cannot be: an honest guess, at once."""
 
 from collections.abc import Sequence
+from math import inf
 
 from flowserve.core import quotas
-from flowserve.core.commands import Reject
+from flowserve.core.budgets import Doom
+from flowserve.core.commands import Reject, Role
 from flowserve.core.engine_state import Health
 from flowserve.core.estimates import lessened
-from flowserve.core.events import RunSubmitted
+from flowserve.core.events import Code, RunSubmitted
 from flowserve.core.shapes import PlanShape
-from flowserve.core.state import Run, SchedulerState
+from flowserve.core.state import Run, SchedulerState, Task
+from flowserve.graphs.plan import Kind
 from flowserve.ids import RunId, Seconds
 
 
@@ -67,13 +70,16 @@ def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
 
 def hopeless(state: SchedulerState, run: Run) -> tuple[Seconds, Seconds] | None:
     """Seconds that `run`, which is about to be accepted, is expected to take with what was taken of it, and of these seconds of
-    waiting for runs that go before it, when that is far more than it has; None: it may well be on time, or nobody knows.
+    waiting for runs that go before it, when that is far more than it has, by its deadline or by a binding SLO; None: it may
+    well be on time, or nobody knows.
 
     Early rejection (Mooncake, FAST 2025): before anything was computed for it. Runs are walked only if all of them together
     would make it late.
     """
     known = lessened(run.shape.figures, run.taken)
-    most = state.config.hopeless * (run.deadline - state.now)
+    slo = run.plan.slo
+    promised = slo.e2e if slo.binding and slo.e2e is not None else inf
+    most = state.config.hopeless * min(run.deadline - state.now, promised)
     if not most or not known.learned or not known.by_tail:
         return None
     path = known.tails[known.by_tail[0]]
@@ -86,6 +92,34 @@ def wait_s(state: SchedulerState, run: Run) -> Seconds:
     if not any(state.models[model].size for model in run.shape.called if model in state.models):
         return 0.0
     return sum(other.work for other in state.runs.values() if not other.held and other.rank < run.rank) / run.width
+
+
+def too_late(state: SchedulerState, task: Task) -> Doom | None:
+    """Why the run of `task`, a model call that could go to an engine now, is not worth it any more; None: it may be.
+
+    The same early rejection for a run under way, before the prefill of a call that would be in vain. Only where the run has a
+    deadline and cannot do without the call, and by what was seen alone: nodes nobody has seen count for nothing, and so does
+    waiting. Calls that go on, steps of an agent beyond its first, and rounds of a loop beyond this one are not judged by
+    their whole.
+    """
+    config, run, call = state.config, task.run, task.call
+    if not config.drop_hopeless or not config.hopeless or not run.sure or run.deadline == inf:
+        return None
+    if (call is not None and call.written) or task.index and task.role is Role.STEP or not _is_needed(task):
+        return None
+    expected = run.sure[task.node.id]
+    late = expected > config.hopeless * (run.deadline - state.now)
+    return Doom(task, Code.HOPELESS, expected_s=expected) if late else None
+
+
+def _is_needed(task: Task) -> bool:
+    """Does the run fail with it? Not where others may do instead, or where a program may go on without."""
+    owner = task.frame.owner
+    while owner is not None:
+        if owner.kind not in (Kind.MAP, Kind.SWITCH, Kind.LOOP):
+            return False
+        owner = owner.frame.owner
+    return True
 
 
 def within_bounds(state: SchedulerState, seconds: Seconds) -> Seconds:

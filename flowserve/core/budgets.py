@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flowserve.core.commands import Overspent, Spending
 from flowserve.core.events import Code
 from flowserve.graphs.plan import Budget
-from flowserve.ids import NodeId, Tokens
+from flowserve.ids import NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
     from flowserve.config import Price
@@ -28,6 +28,8 @@ class Doom(NamedTuple):
     """The call that it ends by."""
     code: Code
     over: Overspent | None = None
+    expected_s: Seconds | None = None
+    """HOPELESS: what the run is still expected to take."""
 
 
 class Passed(NamedTuple):

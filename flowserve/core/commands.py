@@ -314,6 +314,8 @@ class Fail:
     spent: Spending = Spending()
     over: Overspent | None = None
     """Code BUDGET: how."""
+    expected_s: Seconds | None = None
+    """Code HOPELESS: what it was still expected to take, from the call on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ class Config:
     hopeless: float = 2.0
     """A run that is expected to take so many times what its deadline allows is rejected at once, with the estimate; 0: none.
     Only where runs of its plan have been seen."""
+    drop_hopeless: bool = False
+    """A run under way ends as soon as what follows from one of its calls on is expected to take so many times what its
+    deadline allows, instead of having that call computed; see `admission.too_late`."""
     default_deadline_s: Seconds | None = None
     """Deadline of a run that was submitted without one; None: none."""
 

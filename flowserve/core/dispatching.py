@@ -8,7 +8,21 @@ carried out afterwards. When the most urgent call of a queue finds no room, thos
 not starved by small ones that would still fit.
 """
 
-from flowserve.core import budgets, degradation, engines, heads, health, lengths, load, moving, placement, retry, service, tasks
+from flowserve.core import (
+    admission,
+    budgets,
+    degradation,
+    engines,
+    heads,
+    health,
+    lengths,
+    load,
+    moving,
+    placement,
+    retry,
+    service,
+    tasks,
+)
 from flowserve.core.commands import Dispatch, Mark, Role, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.priority import engine_priority
@@ -93,9 +107,10 @@ def _bound(state: SchedulerState, search: Task) -> None:
 
 
 def _send(state: SchedulerState, task: Task, engine: Engine) -> None:
-    """Dispatch a model call, unless that ends its run: nobody pays for what cannot be finished."""
+    """Dispatch a model call, unless its run ends by it: nobody pays for what cannot be finished, or not in time."""
     if task.run not in state.doomed:
         doom = budgets.before(state, task, engine, placement.resident(state, engine, task))
+        doom = doom or admission.too_late(state, task)
         if doom is None:
             dispatch(state, task, engine)
         else:

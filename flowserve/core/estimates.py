@@ -68,6 +68,7 @@ class PlanFigures:
         "lesser",
         "plan",
         "scale",
+        "sure",
         "tails",
         "tokens",
         "work",
@@ -103,6 +104,8 @@ class PlanFigures:
         """Observations since `tails` were computed."""
         self.learned = False
         """`tails` rest on what was seen of this plan."""
+        self.sure: tuple[Seconds, ...] = ()
+        """As `tails`, but nodes that were not seen cost nothing; empty while nothing was."""
 
 
 class Estimates:
@@ -177,6 +180,22 @@ def _compute(known: PlanFigures) -> None:
     known.by_tail = by_tail(plan.blocks[0], known.tails)
     known.works = _works(known, scale)
     known.work = _sum(known)
+    known.sure = _sure(known)
+
+
+def _sure(known: PlanFigures) -> tuple[Seconds, ...]:
+    """Critical paths that no prior is part of; of a SWITCH that was not seen the shortest arm counts."""
+
+    def cost_of(node: Node, bodies: Sequence[Seconds]) -> Seconds:
+        seen = known.figures[node.id].seen > 0
+        if node.kind is Kind.SWITCH and not _shares(known, node):
+            return min(bodies)
+        if node.kind in (Kind.SWITCH, Kind.RACE) or (node.bodies and seen):
+            return expanded_s(node, _counted(known, node), bodies, _shares(known, node))
+        return known.figures[node.id].mean if seen else 0.0
+
+    plan = known.plan
+    return tails(plan.nodes, plan.blocks, *costs(plan.nodes, plan.blocks, cost_of))
 
 
 def _seconds(known: PlanFigures, node: Node, scale: float) -> Seconds:

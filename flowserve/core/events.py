@@ -41,6 +41,8 @@ class Code(StrEnum):
     """A declared bound was passed: width, calls, steps. Never retried."""
     BUDGET = "budget_exhausted"
     """The run has spent what it may, or the call would go beyond it. Ends the run."""
+    HOPELESS = "deadline_hopeless"
+    """The run would end long after its deadline even if the call began now. Ends the run."""
     UNPRICED = "unpriced"
     """The run has a budget of money, and the engine that is to take the call has no price. Ends the run."""
     INTERNAL = "internal"

@@ -7,7 +7,8 @@ from collections import deque
 from math import inf
 
 from flowserve.core import admission, degradation, estimates, heads, quotas, readiness, service, tasks
-from flowserve.core.commands import Cancel, Complete, Fail, Mark, Overspent, Reject, Status
+from flowserve.core.budgets import Doom
+from flowserve.core.commands import Cancel, Complete, Fail, Mark, Reject, Status
 from flowserve.core.engine_state import Engine
 from flowserve.core.estimates import PlanFigures
 from flowserve.core.events import CancelRequested, Code, RunSubmitted
@@ -87,7 +88,7 @@ def _run(state: SchedulerState, event: RunSubmitted, shape: PlanShape) -> Run:
 def _expect(state: SchedulerState, run: Run, known: PlanFigures) -> None:
     """What lies before `run`, and where it therefore stands."""
     run.tails, run.by_tail = state.policy.paths(known)
-    run.works, run.work = known.works, known.work
+    run.works, run.work, run.sure = known.works, known.work, known.sure
     run.rank = state.policy.rank(run, state.config)
 
 
@@ -114,7 +115,7 @@ def doomed(state: SchedulerState) -> None:
         run = next(iter(state.doomed))
         doom = state.doomed.pop(run)
         if not run.over:
-            end(state, run, Status.FAILED, doom.task.id, doom.code, doom.over)
+            end(state, run, Status.FAILED, doom.task.id, doom.code, doom)
 
 
 def end(
@@ -123,7 +124,7 @@ def end(
     status: Status,
     task: TaskId | None = None,
     code: Code | None = None,
-    over: Overspent | None = None,
+    doom: Doom | None = None,
 ) -> None:
     """End `run` without a result: cancel every execution in order of task id, then Fail.
 
@@ -141,7 +142,8 @@ def end(
         tasks.mark(state, live)
     run.tasks.clear()
     heads.drop_of(state, run)
-    state.out.append(Fail(run.id, status, task, code, run.spent.told(), over))
+    over, expected_s = (doom.over, doom.expected_s) if doom is not None else (None, None)
+    state.out.append(Fail(run.id, status, task, code, run.spent.told(), over, expected_s))
     forget(state, run)
 
 

@@ -128,6 +128,7 @@ class Run:
         "spent",
         "started",
         "submitted_at",
+        "sure",
         "tails",
         "taken",
         "tasks",
@@ -153,6 +154,8 @@ class Run:
         self.plan = shape.plan
         self.tails: Sequence[Seconds] = shape.tails
         """Per node id: the remaining critical path from its start, as known when the run was accepted."""
+        self.sure: Sequence[Seconds] = ()
+        """Per node id: as `tails`, of what has been seen alone; empty: nothing has."""
         self.by_tail = shape.by_tail
         """Nodes of block 0, longest tail first."""
         self.submitted_at = submitted_at

@@ -35,7 +35,7 @@ from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.heads import Heads
-from flowserve.runtime.limits import exhausted, limited
+from flowserve.runtime.limits import exhausted, limited, too_late
 from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.prompts import PromptFormats
 from flowserve.runtime.reporting import Reporter
@@ -71,6 +71,7 @@ class Driver:
                 tenant_weights=config.tenant_weights,
                 tenant_limits=config.tenant_limits,
                 prices=config.prices,
+                drop_hopeless=config.drop_hopeless,
                 max_live_runs=config.max_live_runs,
                 tool_window=config.tool_window,
                 search_window=config.search_window,
@@ -235,6 +236,8 @@ class Driver:
         text, label = run.reason(task, command.code), task.record.label
         error = RunFailed(f"node {label} failed: {text}", run.id, label)
         error.__cause__ = task.error or error_for(command.code, text)
+        if command.expected_s is not None:
+            error = too_late(run.id, label, command.expected_s)
         self._finish(run, Status.FAILED, error=error)
 
     def _finish(

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from flowserve.core.commands import Bound, Over, Overspent
-from flowserve.errors import BudgetExhausted, InputError, TenantLimited
+from flowserve.errors import BudgetExhausted, DeadlineHopeless, InputError, RunFailed, TenantLimited
 from flowserve.graphs.plan import Budget, Kind, Plan
 from flowserve.ids import RunId, Seconds
 
+AT_ONCE_S: Seconds = 1.0
+"""When to come again with a longer time-out."""
 _TEXTS = {
     Bound.LIVE: "{limit:g} runs at work at once are what you may have, and they are",
     Bound.QUEUE: "{limit:g} runs that have not begun are what you may have, and they wait",
@@ -44,6 +46,17 @@ def exhausted(run: RunId, plan: Plan, label: str, over: Overspent) -> BudgetExha
         f"{over.spent:.6g} were spent{why} (by node: {shares or 'nothing yet'}). Give it a larger `budget`"
     )
     return BudgetExhausted(message, run, label, over.name, over.limit, over.spent, nodes)
+
+
+def too_late(run: RunId, label: str, expected_s: Seconds) -> RunFailed:
+    """The error of a run that ended before a call that would have been in vain."""
+    message = (
+        f"the run cannot end in time any more: from node {label} on it is expected to take {expected_s:.3g} s. "
+        "Give it a longer `timeout`"
+    )
+    error = RunFailed(message, run, label)
+    error.__cause__ = DeadlineHopeless(message, AT_ONCE_S, expected_s)
+    return error
 
 
 def checked_budget(asked: Budget | None, plan: Plan, priced: Callable[[str], bool]) -> Budget | None:

@@ -173,10 +173,10 @@ def fault_of(error: BaseException) -> Fault:
     row = next(row for kind, row in TABLE if isinstance(error, kind))
     fault = Fault(row.status, row.code, row.title, row.title if row.hidden else str(error), retry=row.retry)
     if isinstance(error, e.TenantLimited):
-        facts = {"limit": error.limit, "needed": error.needed, "left": error.left}
+        room = {"limit": error.limit, "needed": error.needed, "left": error.left}
         rate = _RATES.get(error.code)
         headers = rate_headers({rate: (error.limit, error.left, error.retry_after_s)} if rate is not None else {})
-        fault = replace(fault, code=error.code, retry_after_s=error.retry_after_s, facts=facts)
+        fault = replace(fault, code=error.code, retry_after_s=error.retry_after_s, facts=room)
         fault = replace(fault, headers=tuple(headers.items()))
     elif isinstance(error, e.Overloaded):
         fault = replace(fault, retry_after_s=error.retry_after_s)
@@ -187,7 +187,12 @@ def fault_of(error: BaseException) -> Fault:
     elif isinstance(error, e.GraphError):
         fault = replace(fault, problems=tuple((problem.where, str(problem)) for problem in error.problems))
     elif isinstance(error, e.BudgetExhausted):
-        facts = {"budget": error.budget, "limit": error.limit, "spent": error.spent, "nodes": error.nodes}
+        facts: dict[str, Any] = {
+            "budget": error.budget,
+            "limit": error.limit,
+            "spent": error.spent,
+            "nodes": error.nodes,
+        }
         fault = replace(fault, run=error.run, node=error.node, facts=facts)
     elif isinstance(error, e.RunError):
         fault = replace(fault, run=error.run or None, node=error.node)

@@ -142,6 +142,7 @@ def _config(rnd: Random) -> Config:
         fairness=rnd.choice([0.0, 1.0]),
         tenant_limits=rnd.choice([(), (), LIMITS, LIMITS[:1]]),
         prices=PRICES[: rnd.randint(0, 2)],
+        drop_hopeless=rnd.random() < 0.5,
         story_length=rnd.choice([1] * 9 + [32]),  # `check` tells the story of every run, and that is most of its time
     )
 

@@ -81,6 +81,7 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         policy=policy,
         tenant_limits=random_limits(rnd),
         prices=prices[: rnd.randint(0, 2)],
+        drop_hopeless=rnd.random() < 0.5,
     )
     driver.facts = {
         "kv_tokens": rnd.choice([0, 3000]),
