@@ -47,7 +47,7 @@ NUM_SETS = 400
 
 LIMITS = (
     ("t", TenantLimits(live_runs=2, queued_runs=3)),
-    ("*", TenantLimits(runs_per_minute=240.0, run_burst=8.0, tokens_per_minute=120_000.0, token_burst=4_000.0)),
+    ("*", TenantLimits(runs_per_minute=240.0, run_burst=8.0, tokens_per_minute=30_000.0, token_burst=2_000.0)),
 )
 PRICES = (("", Price(1.0, 4.0, cached=0.1)), ("large", Price(10.0, 40.0)))
 BUDGETS = (Budget(tokens=800), Budget(seconds=0.6), Budget(money=0.002))
@@ -138,7 +138,7 @@ def _config(rnd: Random) -> Config:
         measure=rnd.random() < 0.8,
         pool=pool,
         run_retries=rnd.choice([3, 99]),
-        hopeless=rnd.choice([0.0, 2.0]),
+        hopeless=rnd.choice([0.0, 0.5, 2.0]),
         fairness=rnd.choice([0.0, 1.0]),
         tenant_limits=rnd.choice([(), (), LIMITS, LIMITS[:1]]),
         prices=PRICES[: rnd.randint(0, 2)],

@@ -362,3 +362,20 @@ def test_a_damaged_spec_gives_graph_error_or_a_program(name: str, data: st.DataO
 @pytest.fixture(autouse=True)
 def _loaded(snippets: ModuleType) -> None:
     """The property tests find the module in sys.modules."""
+
+
+def test_a_binding_promise_is_part_of_the_spec_and_one_that_is_not_leaves_no_trace(snippets: ModuleType) -> None:
+    @fs.workflow(slo=fs.SLO(e2e=5, binding=True))
+    def held(text: str) -> list[str]:
+        return snippets.split(text)
+
+    @fs.workflow(slo=fs.SLO(ttft=1, binding=True))
+    def vague(text: str) -> list[str]:
+        return snippets.split(text)
+
+    document = sent(to_spec(held.program))
+    assert document["slo"] == {"e2e": 5.0, "tier": "standard", "binding": True}
+    assert load(snippets, document).plan.slo == fs.SLO(e2e=5.0, binding=True)
+    assert "binding" not in to_spec(snippets.rag.program)["slo"]
+    with pytest.raises(GraphError, match="e2e= beside binding=True"):
+        _ = vague.program

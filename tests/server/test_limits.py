@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from flowserve.config import Price, RuntimeConfig, TenantLimits
+from flowserve.ids import RunId
+from flowserve.runtime.limits import too_late
 from flowserve.server.auth import Keyring
+from flowserve.server.errors import fault_of
 from flowserve.server.settings import ServerSettings
 
 KEYS = {"a": "a" * 16, "b": "b" * 16}
@@ -66,6 +69,12 @@ async def test_the_openai_door_says_it_in_its_own_words_and_headers(serve: Serve
         assert float(refused.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 2.0
         free = await served.http.post("/v1/chat/completions", json=CHAT, headers=key("b"))
         assert not [name for name in free.headers if name.startswith("x-ratelimit")]
+
+
+def test_a_run_that_ended_before_a_call_in_vain_is_told_as_one_that_was_refused() -> None:
+    fault = fault_of(too_late(RunId("run_1"), "answer", 12.0))
+    assert (fault.status, fault.code, fault.run, fault.node) == (503, "deadline_hopeless", "run_1", "answer")
+    assert "from node answer on it is expected to take 12 s" in fault.detail
 
 
 # --- budgets --------------------------------------------------------------------------------------------
