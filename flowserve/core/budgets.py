@@ -59,18 +59,16 @@ def passed(budget: Budget, spent: "Spent", tokens: Tokens = 0, money: float = 0.
     return None
 
 
-def before(state: "SchedulerState", task: "Task", engine: "Engine", resident: Tokens) -> Doom | None:
-    """Why the run of `task` must end instead of sending it to `engine`, which is thought to hold `resident` tokens of its
-    prompt; None: it may go."""
+def before(state: "SchedulerState", task: "Task", budget: Budget, engine: "Engine", resident: Tokens) -> Doom | None:
+    """Why the run of `task`, which has this budget, must end instead of sending it to `engine`, which is thought to hold
+    `resident` tokens of its prompt; None: it may go."""
     run, call = task.run, task.call
     assert call is not None
-    if run.budget is None:
-        return None
     price = price_of(state, run.shape.models[task.node.id], engine)
-    if price is None and run.budget.money is not None:
+    if price is None and budget.money is not None:
         return Doom(task, Code.UNPRICED)
     prompt = max(0, call.tokens - resident) if call.measured and not call.written else 0
-    found = passed(run.budget, run.spent, prompt, price.of(prompt, 0, 0) if price is not None else 0.0)
+    found = passed(budget, run.spent, prompt, price.of(prompt, 0, 0) if price is not None else 0.0)
     return None if found is None else _doom(task, found)
 
 

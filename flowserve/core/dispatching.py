@@ -108,13 +108,16 @@ def _bound(state: SchedulerState, search: Task) -> None:
 
 def _send(state: SchedulerState, task: Task, engine: Engine) -> None:
     """Dispatch a model call, unless its run ends by it: nobody pays for what cannot be finished, or not in time."""
-    if task.run not in state.doomed:
-        doom = budgets.before(state, task, engine, placement.resident(state, engine, task))
-        doom = doom or admission.too_late(state, task)
-        if doom is None:
-            dispatch(state, task, engine)
-        else:
-            state.doomed[task.run] = doom
+    run = task.run
+    if run in state.doomed:
+        return
+    doom = admission.too_late(state, task)
+    if doom is None and run.budget is not None:
+        doom = budgets.before(state, task, run.budget, engine, placement.resident(state, engine, task))
+    if doom is None:
+        dispatch(state, task, engine)
+    else:
+        state.doomed[run] = doom
 
 
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:

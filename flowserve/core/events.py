@@ -62,7 +62,7 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunSubmitted:
-    """A client wants `plan` run. The scheduler accepts it (Mark QUEUED, OpenFrame 0) or answers Reject."""
+    """A client wants `plan` run. The scheduler accepts it (Mark QUEUED, and now or later OpenFrame 0) or answers Reject."""
 
     run: RunId
     plan: Plan

@@ -30,7 +30,7 @@ class Tenant:
 
     __slots__ = ("counter", "fairness", "most_s", "queued", "quota", "runs", "weight")
 
-    def __init__(self, weight: float, fairness: float, most_s: Seconds, quota: Quota | None) -> None:
+    def __init__(self, weight: float, fairness: float, most_s: Seconds, quota: Quota | None = None) -> None:
         self.weight = weight
         self.fairness = fairness
         """Seconds of urgency per second ahead."""

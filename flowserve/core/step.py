@@ -31,7 +31,10 @@ to their calls (`health`), and asks for Probe, Restart and Close.
 A frame is at work from OpenFrame until all its nodes are done, when it leaves the tables and its owner keeps its id for
 the Join; or until it is killed, because a node in it failed for good or nobody needs it any more. CloseFrame follows
 when nobody will read it. A run is QUEUED until its first dispatch, then RUNNING, and ends with Complete or Fail; then
-nothing of it remains.
+nothing of it remains. One whose tenant has as many at work as it may have is held before frame 0 is opened (`quotas`).
+
+A run that has spent its budget, or would go beyond it or its deadline with its next call, is put on `state.doomed` and ended
+before anything else is followed up, so that no call of it is dispatched in vain.
 
 Consequences that reach other parts (a frame is done, a frame failed, an agent goes on) are not called but put on
 `state.agenda`, and followed up first in, first out. When it is empty, room is given out (`dispatching`). So every
@@ -145,7 +148,9 @@ def _settle(state: SchedulerState) -> None:
     """Follow up everything that arose, give room, and promise the next wake-up."""
     _follow_up(state)
     dispatching.fill(state)
-    while state.served or state.doomed:  # room was made by pushing calls out, or a call was not worth its room
+    while (
+        state.served or state.doomed
+    ):  # room was made by pushing calls out, or a call was not sent where there was some
         _follow_up(state)
         dispatching.fill(state)
     state.stirred = False
