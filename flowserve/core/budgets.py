@@ -72,11 +72,11 @@ def before(state: "SchedulerState", task: "Task", budget: Budget, engine: "Engin
     return None if found is None else _doom(task, found)
 
 
-def watch(state: "SchedulerState", task: "Task") -> None:
-    """`task` has spent something: its run ends if that was too much."""
+def watch(state: "SchedulerState", task: "Task", budget: Budget) -> None:
+    """`task` has spent something: its run, which has this budget, ends if that was too much."""
     run = task.run
-    if run.budget is not None and run not in state.doomed:
-        found = passed(run.budget, run.spent)
+    if run not in state.doomed:
+        found = passed(budget, run.spent)
         if found is not None:
             state.doomed[run] = _doom(task, found)
             state.stirred = True

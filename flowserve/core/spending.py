@@ -111,5 +111,7 @@ def _add(
         spent.output += output
         spent.seconds += seconds
         spent.money += money
-    quotas.used(state, run, prompt + output)
-    budgets.watch(state, task)
+    if run.share.quota is not None:
+        quotas.used(state, run, prompt + output)
+    if run.budget is not None:
+        budgets.watch(state, task, run.budget)

@@ -52,8 +52,9 @@ def test_a_run_tells_what_it_has_spent_without_a_budget_too(kit: ModuleType) -> 
     bench.measured(2, 50)
     bench.now += 1.0
     out = answered(bench, 2, 50, 5)
-    money = (86 * 1.0 + 64 * 0.5 + 25 * 10.0) / 1e6
-    assert out[-1] == Complete(RunId("r"), Spending(86, 64, 25, 3.0, pytest.approx(money)))
+    spent = out[-1].spent
+    assert out[-1] == Complete(RunId("r"), Spending(86, 64, 25, 3.0, spent.money))
+    assert spent.money == pytest.approx((86 * 1.0 + 64 * 0.5 + 25 * 10.0) / 1e6)
 
 
 def test_a_call_that_is_tried_again_is_paid_again_and_one_that_goes_on_is_not(kit: ModuleType) -> None:
