@@ -122,6 +122,7 @@ def _send(state: SchedulerState, task: Task, engine: Engine) -> None:
 
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
     heads.call_at(state, task, engine)
+    placement.took(state, task, engine)
     load.take(state, task, engine, placement.resident(state, engine, task))
     if engine.can_restart:
         config = state.config.pool

@@ -3,11 +3,13 @@
 It walks everything: the cost is proportional to what is live.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from flowserve.core import budgets, placement, tasks
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
+from flowserve.core.placements import MOST_PINS, MOST_SENT
 from flowserve.core.priority import tier
 from flowserve.core.queues import SLACK, ReadyQueue
 from flowserve.core.quotas import must_wait
@@ -24,7 +26,8 @@ def check(state: SchedulerState) -> None:
     for run in state.runs.values():
         if wrong := list(_run(state, run)):
             raise _broken(wrong, story(state, run.id))
-    if wrong := [*_whole(state), *_places(state), *_engines(state), *_heads(state), *_queues(state), *_timers(state)]:
+    served = [*_engines(state), *_heads(state), *_placed(state)]
+    if wrong := [*_whole(state), *_places(state), *served, *_queues(state), *_timers(state)]:
         raise _broken(wrong, repr(state))
 
 
@@ -307,6 +310,19 @@ def _heads(state: SchedulerState) -> Iterator[str]:
             yield f"{head!r} is in the way of what the engine has to do"
     if busy:
         yield f"engines compute heads that nobody lists: {list(busy)}"
+
+
+def _placed(state: SchedulerState) -> Iterator[str]:
+    """What is remembered of choices is bounded, and speaks of engines that are known."""
+    memory, engines = state.placed, list(state.engines.values())
+    if not 0 <= memory.turn <= len(engines):
+        yield f"the turn is that of engine {memory.turn} of {len(engines)}"
+    if len(memory.pins) > MOST_PINS or any(engine not in engines for engine in memory.pins.values()):
+        yield f"{len(memory.pins)} programs are pinned, some to engines that are unknown: {memory.pins}"
+    for engine, window in memory.windows.items():
+        uses = Counter(number for sent in window.sent for number in sent.prefix)
+        if engine not in engines or len(window.sent) > MOST_SENT or uses != window.uses:
+            yield f"{engine!r} was sent {len(window.sent)} calls, their prefixes are counted wrong"
 
 
 def _queues(state: SchedulerState) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Which engine a model call goes to. Proposals only; `dispatching` acts on them.
 
+What has room is decided here, for every placement; which of these engines it is, by the function of `Config.placement`
+(`placements`). *Choice* below is that of the default, `priced`.
+
 *Room.* An engine gets another call while it has a free seat, while the prompts that wait inside it are fewer than
 `batches_ahead` of its steps, and while the KV that its calls are expected to need fits its memory. So its batch stays full,
 and the order of everything else stays with the scheduler. An engine without calls always has room: a call that is too
@@ -18,20 +21,19 @@ twice what the better choice would have cost (the ski-rental bound).
 """
 
 from collections.abc import Sequence
-from math import inf
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flowserve.core import load
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
+from flowserve.core.placements import Asked, Program
 from flowserve.core.priority import tier
 from flowserve.ids import Seconds, Tokens
 
 if TYPE_CHECKING:
     from flowserve.core.state import SchedulerState, Task
 
-SLOWEST = 100.0
-"""An engine counts as at most so many times slower than the fastest."""
 FORGOTTEN_S: Seconds = 30.0
 """An idle engine's pace counts for so long."""
 MEMORY_FULL = 0.9
@@ -49,22 +51,40 @@ def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> E
             found.append(engine)
     if len(found) < 2:
         return found[0] if found else None
-    weight = state.config.pool.decode_weight
-    fresh = load.prompt_tokens(state, call) if call.measured else 0
-    own = weight * load.output_tokens(state, call)
-    reuses = may_reuse(task)
-    paces = [pace(state, engine) for engine in found]
-    fastest = min(filter(None, paces), default=0.0)
-    best, best_cost = found[0], inf
-    for engine, own_pace in zip(found, paces, strict=True):
-        more = fresh - resident(state, engine, task) if reuses else fresh
-        slowness = min(SLOWEST, own_pace / fastest) if own_pace else 1.0
-        cost = (engine.backlog + more + weight * engine.ahead + own) * slowness / engine.limit
-        if engine is call.avoid:
-            cost = inf
-        if cost < best_cost:
-            best, best_cost = engine, cost
-    return best
+    return state.placement.choose(asked(state, task), found, state.placed)
+
+
+def asked(state: "SchedulerState", task: "Task") -> Asked:
+    """What a placement is told of `task`."""
+    call = task.call
+    assert call is not None
+    return Asked(
+        program_of(task),
+        load.prompt_tokens(state, call) if call.measured else 0,
+        load.output_tokens(state, call),
+        call.prefix,
+        call.avoid,
+        state.now,
+        state.config.pool.decode_weight,
+        partial(_resident, state, task) if may_reuse(task) else _nothing,
+        partial(pace, state),
+        partial(prefill_s, state),
+    )
+
+
+def _resident(state: "SchedulerState", task: "Task", engine: Engine) -> Tokens:
+    return resident(state, engine, task)
+
+
+def _nothing(engine: Engine) -> Tokens:
+    return 0
+
+
+def took(state: "SchedulerState", task: "Task", engine: Engine) -> None:
+    """`task` is about to go to `engine`: what the placement wants to remember of it."""
+    remember = state.placement.took
+    if remember is not None:
+        remember(asked(state, task), engine, state.placed)
 
 
 def pace(state: "SchedulerState", engine: Engine) -> Seconds:
@@ -136,11 +156,17 @@ def session_of(task: "Task") -> tuple[str, str] | None:
     return None
 
 
+def program_of(task: "Task") -> Program:
+    """Whose calls belong together: the client's session, or else the run."""
+    run = task.run
+    return (run.id, "") if run.session is None else (run.tenant, run.session)
+
+
 def home(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:
     """The engine worth waiting for, where it is not the one that has room: see *Stickiness*."""
     call = task.call
     assert call is not None
-    if call.waited or not may_reuse(task):
+    if not state.placement.waits or call.waited or not may_reuse(task):
         return None
     best: Engine | None = None
     most = state.config.pool.sticky_tokens - 1

@@ -6,7 +6,7 @@ cache events where it sends them, and from what was dispatched there otherwise; 
 the engine's memory would have to give it up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 UNKNOWN_ROOM = 65_536
 """Prefix numbers remembered of an engine that does not say how much it holds."""
@@ -31,6 +31,10 @@ class Residency:
             if number not in known:
                 return i
         return len(prefix)
+
+    def oldest(self, count: int) -> Iterator[int]:
+        """The first `count` that would be forgotten, in that order."""
+        return (number for number, _ in zip(self._known, range(count), strict=False))
 
     def add(self, prefix: Sequence[int]) -> None:
         """They are there, and were just used. A cache gives up the end of a prefix before its beginning, so does this."""

@@ -18,6 +18,7 @@ from flowserve.core.engine_state import Engine, Head, ModelCall
 from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
 from flowserve.core.lengths import Lengths
+from flowserve.core.placements import PLACEMENTS, Memory, Placement
 from flowserve.core.priority import POLICIES, Policy
 from flowserve.core.queues import Lane, ReadyQueue
 from flowserve.core.service import Tenant
@@ -434,6 +435,8 @@ class SchedulerState:
         "now",
         "out",
         "parked",
+        "placed",
+        "placement",
         "policy",
         "prices",
         "rejected",
@@ -461,9 +464,15 @@ class SchedulerState:
         if config.policy not in POLICIES:
             known = ", ".join(sorted(POLICIES))
             raise ConfigError(f"policy: expected one of {known}; got {config.policy!r}")
+        if config.placement not in PLACEMENTS:
+            known = ", ".join(sorted(PLACEMENTS))
+            raise ConfigError(f"placement: expected one of {known}; got {config.placement!r}")
         self.policy: Policy = POLICIES[config.policy]
         self.prices = dict(config.prices)
         """Model -> price."""
+        self.placement: Placement = PLACEMENTS[config.placement]
+        self.placed = Memory()
+        """What the placement remembers of its choices."""
         self.now: Seconds = 0.0
         """Of the latest step."""
         self.runs: dict[RunId, Run] = {}

@@ -22,6 +22,7 @@ from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine
 from flowserve.core.events import Code
 from flowserve.core.invariants import check
+from flowserve.core.placements import PLACEMENTS
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.core.state import Window
@@ -132,6 +133,7 @@ def _config(rnd: Random) -> Config:
     return Config(
         policy=rnd.choice(sorted(POLICIES)),
         predictor=rnd.choice(sorted(PREDICTORS)),
+        placement=rnd.choice(sorted(PLACEMENTS)),
         tool_window=rnd.choice([1, 3]),
         search_window=1,
         max_live_runs=rnd.choice([3, 12, 12]),

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowserve.config import PoolConfig, Price, TenantLimits
+from flowserve.core.placements import PLACEMENTS
 from flowserve.core.priority import POLICIES
 from flowserve.graphs.plan import Budget
 
@@ -69,7 +70,7 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         breaker_calls=4,
         ahead_tokens=rnd.choice([0, 64]),
     )
-    policy = rnd.choice(sorted(POLICIES))
+    named = {"policy": rnd.choice(sorted(POLICIES)), "placement": rnd.choice(sorted(PLACEMENTS))}
     prices = (("", Price(1.0, 4.0, cached=0.1)), ("large", Price(10.0, 40.0)))
     driver = kit.Driver(
         rnd,
@@ -78,10 +79,10 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         measure=True,
         pool=pool,
         run_retries=99,
-        policy=policy,
         tenant_limits=random_limits(rnd),
         prices=prices[: rnd.randint(0, 2)],
         drop_hopeless=rnd.random() < 0.5,
+        **named,
     )
     driver.facts = {
         "kv_tokens": rnd.choice([0, 3000]),
