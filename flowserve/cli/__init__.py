@@ -55,6 +55,8 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the result obje
 INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
 PREDICTOR = "mean"
+PLACEMENT = "priced"
+PLACEMENTS = "priced, round_robin, least_calls, least_work, sticky, e2, sal, scls or autellix"
 
 
 @app.command()
@@ -76,6 +78,7 @@ def serve(
     predictor: Annotated[
         str, typer.Option(help="who says how long answers will be: mean, quantile, ...; docs/scheduling.md")
     ] = PREDICTOR,
+    placement: Annotated[str, typer.Option(help=f"which engine a call goes to: {PLACEMENTS}")] = PLACEMENT,
     weight: Annotated[list[str] | None, typer.Option(help="a tenant's share, TENANT=NUMBER; repeatable")] = None,
     limit: Annotated[
         list[str] | None,
@@ -111,6 +114,7 @@ def serve(
         limit,
         price,
         drop_hopeless,
+        placement,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -211,6 +215,10 @@ def simulate_(
     policy: Annotated[str | None, typer.Option(help="instead of the workload's")] = None,
     compare: Annotated[str | None, typer.Option(help="several policies, as a,b,c: one column each")] = None,
     predictor: Annotated[str | None, typer.Option(help="of lengths, instead of the workload's")] = None,
+    placement: Annotated[str | None, typer.Option(help=f"instead of the workload's: {PLACEMENTS}")] = None,
+    compare_placements: Annotated[
+        str | None, typer.Option(help="several placements, as a,b,c, or all: one column each")
+    ] = None,
     trace: Annotated[
         str | None, typer.Option(help="WORKLOAD is a trace: mooncake, azure, or log (of --record)")
     ] = None,
@@ -230,7 +238,8 @@ def simulate_(
     if check is not None:
         raise typer.Exit(simulating.check(check, seed, jobs))
     policies = compare.split(",") if compare is not None else [policy] if policy is not None else []
-    simulating.run(workload, trace, engines, policies, predictor, learn, seed, json, plot, record)
+    placements = simulating.placements(placement, compare_placements)
+    simulating.run(workload, trace, engines, policies, predictor, learn, placements, seed, json, plot, record)
 
 
 Server = Annotated[str, typer.Option("--url", help="a running server")]
@@ -440,6 +449,7 @@ def _settings(
     limit: list[str] | None = None,
     price: list[str] | None = None,
     drop_hopeless: bool = False,
+    placement: str = PLACEMENT,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -457,6 +467,7 @@ def _settings(
         runtime=RuntimeConfig(
             policy=policy,
             predictor=predictor,
+            placement=placement,
             tenant_weights=weights(weight or []),
             tenant_limits=limits(limit or []),
             prices=prices(price or []),

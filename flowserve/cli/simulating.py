@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowserve.cli.targets import find_workflow, lessons_of, say
+from flowserve.core.placements import PLACEMENTS
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.errors import ConfigError, UnknownName
@@ -23,30 +24,37 @@ def run(
     policies: Sequence[str],
     predictor: str | None,
     learn: Path | None,
+    placements: Sequence[str],
     seed: int,
     out: Path | None,
     picture: Path | None,
     record: Path | None,
 ) -> None:
-    """Simulate once per policy; a table to stdout, the figures to `out`."""
+    """Simulate once per policy or placement; a table to stdout, the figures to `out`."""
     if file is None:
         raise ConfigError("expected a workload file, or --check N")
-    if record is not None and len(policies) > 1:
-        raise ConfigError("--record: expected one policy, not --compare")
+    several = max(len(policies), len(placements)) > 1
+    if record is not None and several:
+        raise ConfigError("--record: expected one policy and placement, not --compare or --compare-placements")
+    if len(policies) > 1 and len(placements) > 1:
+        raise ConfigError("expected --compare or --compare-placements; got both: choose one policy with --policy")
     if unknown := [name for name in policies if name not in POLICIES]:
         raise UnknownName("policy", unknown[0], list(POLICIES))
     if predictor is not None and predictor not in PREDICTORS:
         raise UnknownName("predictor", predictor, list(PREDICTORS))
+    if unknown := [name for name in placements if name not in PLACEMENTS]:
+        raise UnknownName("placement", unknown[0], list(PLACEMENTS))
     load = workload.of_trace(file, trace) if trace is not None else workload.load(file, _plan)
     if predictor is not None:
         load = replace(load, scheduler={**load.scheduler, "predictor": predictor})
     lessons = lessons_of(learn)
-    if len(policies) > 1:
-        outcomes = compare(load, policies, engines, seed, lessons)
+    if several:
+        outcomes = compare(load, policies or [None], engines, seed, placements or [None], lessons)
     else:
         with record.open("w", encoding="utf-8") if record is not None else nullcontext() as log:
             write = log.write if log is not None else None
-            outcomes = [simulate(load, policies[0] if policies else None, engines, seed, write, lessons=lessons)]
+            policy, placement = next(iter(policies), None), next(iter(placements), None)
+            outcomes = [simulate(load, policy, engines, seed, write, lessons=lessons, placement=placement)]
     print(report.text(report.table([outcome.figures for outcome in outcomes])))
     if out is not None:
         figures = [outcome.figures for outcome in outcomes]
@@ -61,13 +69,21 @@ def _plan(target: str) -> Plan:
 
 
 def _samples(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-    """Curves by policy where there are several, else by mix."""
+    """Curves by policy or placement where there are several, else by mix."""
     if len(outcomes) == 1:
         return outcomes[0].latencies
+    names = report.heads([outcome.figures for outcome in outcomes])
     return {
-        outcome.figures["policy"]: [value for values in outcome.latencies.values() for value in values]
-        for outcome in outcomes
+        name: [value for values in outcome.latencies.values() for value in values]
+        for name, outcome in zip(names, outcomes, strict=True)
     }
+
+
+def placements(one: str | None, several: str | None) -> list[str]:
+    """Of --placement and --compare-placements; none: the workload's own."""
+    if several == "all":
+        return list(PLACEMENTS)
+    return several.split(",") if several is not None else [one] if one is not None else []
 
 
 def check(runs: int, seed: int, jobs: int) -> int:

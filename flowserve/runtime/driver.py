@@ -67,6 +67,7 @@ class Driver:
             Config(
                 policy=config.policy,
                 predictor=config.predictor,
+                placement=config.placement,
                 fairness=config.fairness,
                 tenant_weights=config.tenant_weights,
                 tenant_limits=config.tenant_limits,

@@ -94,12 +94,14 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def summary(drive: Drive, recorder: Recorder, policy: str, seed: int) -> dict[str, Any]:
+def summary(drive: Drive, recorder: Recorder, seed: int) -> dict[str, Any]:
     """The result object of one simulation: JSON-ready, equal bytes for equal seeds."""
     span = max(recorder.last_s - recorder.warmup_s, 1e-9)
     whole = _whole(list(recorder.parts.values()))
+    config = drive.state.config
     return {
-        "policy": policy,
+        "policy": config.policy,
+        "placement": config.placement,
         "seed": seed,
         "engines": len(drive.fleet.members),
         "simulated_s": drive.heap.now,
@@ -174,8 +176,8 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of cells, the first row the heads: a column per simulation."""
-    rows = [["", *(result["policy"] for result in results)]]
+    """Rows of cells, the first row the heads: a column per simulation, named by what differs."""
+    rows = [["", *heads(results)]]
     for name, path in ROWS:
         rows.append([name, *(_cell(result, path) for result in results)])
     names = dict.fromkeys(name for result in results for name in result["mixes"])
@@ -184,6 +186,16 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             path = ("mixes", mix, "latency_s", share)
             rows.append([f"{mix} {share}, s", *(_cell(result, path) for result in results)])
     return rows
+
+
+def heads(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each simulation is called: its policy, or its placement where the policies are equal and the placements not."""
+    by = "placement" if _differ(results, "placement") and not _differ(results, "policy") else "policy"
+    return [str(result[by]) for result in results]
+
+
+def _differ(results: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(result[key] != results[0][key] for result in results)
 
 
 def _cell(result: Mapping[str, Any], path: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""One workload under one policy, or under several with the same draws."""
+"""One workload under one policy and placement, or under several with the same draws."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from flowserve.core.events import Learned
 from flowserve.core.invariants import check
+from flowserve.core.placements import PLACEMENTS
 from flowserve.core.priority import POLICIES
 from flowserve.errors import UnknownName
 from flowserve.ids import Seconds
@@ -35,15 +36,18 @@ def simulate(
     log_line: Callable[[str], object] | None = None,
     checked: bool = False,
     lessons: Sequence[Learned] = (),
+    placement: str | None = None,
 ) -> Outcome:
-    """Run `workload` to its end. `engines` replaces its number of engines; `policy` None is the workload's own.
+    """Run `workload` to its end. `engines` replaces its number of engines; `policy` or `placement` None is the workload's own.
 
     `log_line` takes the lines of a log for `core/log.py`; `checked` verifies the scheduler's invariants after every step;
     `lessons` are taken before the first run.
     """
-    config = workload.config(policy)
+    config = workload.config(policy, placement)
     if config.policy not in POLICIES:
         raise UnknownName("policy", config.policy, list(POLICIES))
+    if config.placement not in PLACEMENTS:
+        raise UnknownName("placement", config.placement, list(PLACEMENTS))
     recorder = Recorder(workload.warmup_s)
     drive = Drive(
         config,
@@ -66,11 +70,20 @@ def simulate(
     finally:
         gc.set_threshold(*before)
     latencies = {name: part.latencies for name, part in sorted(recorder.parts.items())}
-    return Outcome(summary(drive, recorder, config.policy, seed), latencies)
+    return Outcome(summary(drive, recorder, seed), latencies)
 
 
 def compare(
-    workload: Workload, policies: Sequence[str], engines: int | None, seed: int, lessons: Sequence[Learned] = ()
+    workload: Workload,
+    policies: Sequence[str | None],
+    engines: int | None,
+    seed: int,
+    placements: Sequence[str | None] = (None,),
+    lessons: Sequence[Learned] = (),
 ) -> list[Outcome]:
-    """The same arrivals and the same draws under each policy."""
-    return [simulate(workload, policy, engines, seed, lessons=lessons) for policy in policies]
+    """The same arrivals and the same draws under each policy with each placement."""
+    return [
+        simulate(workload, policy, engines, seed, lessons=lessons, placement=placement)
+        for policy in policies
+        for placement in placements
+    ]

@@ -121,11 +121,13 @@ class Workload:
         ]
         return heapq.merge(*sources, key=lambda arrival: arrival.at)
 
-    def config(self, policy: str | None) -> Config:
-        """Of the scheduler."""
+    def config(self, policy: str | None, placement: str | None = None) -> Config:
+        """Of the scheduler; None: as the workload has it."""
         given: dict[str, Any] = {"measure": True, "max_live_runs": 100_000, **self.scheduler}
         if policy is not None:
             given["policy"] = policy
+        if placement is not None:
+            given["placement"] = placement
         try:
             if "pool" in given:
                 given["pool"] = PoolConfig(**given["pool"])

@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, exit codes, messages."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowserve.cli.targets import weights
+from flowserve.core.placements import PLACEMENTS
 from flowserve.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,42 @@ def test_help_names_every_command() -> None:
     out = flowserve("--help").stdout
     for command in ("serve", "run", "check", "draw", "ingest", "search", "demo", "bench", "version"):
         assert command in out
+
+
+def test_help_names_every_placement() -> None:
+    for command in ("serve", "simulate"):
+        shown = " ".join(flowserve(command, "--help").stdout.replace("│", " ").split())
+        assert "--placement" in shown
+        for name in PLACEMENTS:
+            assert re.search(rf"\b{name}\b", shown), (command, name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--placement", "near"], "priced"),
+        (["--compare-placements", "e2,near"], "near"),
+        (["--compare-placements", "e2,sal", "--compare", "fcfs,plas"], "--compare-placements; got both"),
+        (["--compare-placements", "e2,sal", "--record", "log"], "--record: expected one policy and placement"),
+    ],
+)
+def test_wrong_placements_are_refused_with_what_was_expected(options: list[str], message: str) -> None:
+    done = flowserve("simulate", str(EXAMPLES / "workloads" / "sessions.toml"), *options)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_placements_are_compared_in_a_column_each(tmp_path: Path) -> None:
+    file, out = tmp_path / "load.toml", tmp_path / "out.json"
+    file.write_text('duration_s = 2\n[engine]\ncount = 2\n[[mix]]\nworkflow = "call"\nrate = 5.0\n')
+    done = flowserve("simulate", str(file), "--compare-placements", "all", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == list(PLACEMENTS)
+    assert [result["placement"] for result in json.loads(out.read_text())["results"]] == list(PLACEMENTS)
+
+
+def test_serve_refuses_a_placement_that_is_none() -> None:
+    done = flowserve("serve", "--engine", "fake", "--placement", "near", "--port", "0")
+    assert done.returncode == 2 and "placement: expected one of autellix, e2" in done.stderr
 
 
 def test_check_shows_all_errors_of_all_workflows_at_once(tmp_path: Path) -> None:

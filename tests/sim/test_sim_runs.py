@@ -105,6 +105,20 @@ def test_policies_meet_the_same_work() -> None:
     assert rows[0] == ["", "fcfs", "critical_path"] and text(rows).count("\n") == len(rows) - 1
 
 
+def test_placements_meet_the_same_work() -> None:
+    value = {**BUSY, "chaos": {}, "mix": BUSY["mix"][:1] + BUSY["mix"][2:3], "engine": {"max_num_seqs": 2, "count": 3}}
+    found = [outcome.figures for outcome in compare(load(value), [None], None, 1, ["priced", "round_robin"])]
+    for name in ("submitted", "completed", "prompt_tokens", "output_tokens"):
+        assert found[0]["all"][name] == found[1]["all"][name]
+    assert found[0]["all"]["latency_s"] != found[1]["all"]["latency_s"]
+    assert table(found)[0] == ["", "priced", "round_robin"]
+
+
+def test_an_unknown_placement_names_those_there_are() -> None:
+    with pytest.raises(UnknownName, match="priced"):
+        simulate(load(BUSY), placement="luck")
+
+
 def test_a_lone_call_takes_what_its_engine_takes() -> None:
     costs = {"step_s": 0.01, "prefill_s": 0.0001, "decode_s": 0.001, "kv_s": 0.0}
     node = {"shared": 100, "prompt": 100, "output": 11}
