@@ -25,6 +25,11 @@ class PoolConfig:
     sticky_tokens: Tokens = 256
     """A call waits for the engine that holds at least so much of its prompt, as long as computing that elsewhere would
     take, before it goes elsewhere; see `placement`."""
+    group_tokens: Tokens = 0
+    """Calls whose prompts begin with the same so many tokens go to one engine one after the other; 0: no groups. See
+    `core.passing`."""
+    near_s: Seconds = 0.5
+    """How long a group lasts, and for how long a call may be passed by others that are at most so much less urgent."""
     prefill_rate: float = 4000.0
     """Prompt tokens per second of an engine that has not shown its own rate yet."""
 

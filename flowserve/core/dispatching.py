@@ -5,7 +5,7 @@ that have room; then tools; then searches.
 
 This is the pool's one assign function: it runs alike after an arrival, a departure and a failure, and what it decides is
 carried out afterwards. When the most urgent call of a queue finds no room, those behind it wait too: a large call is
-not starved by small ones that would still fit.
+not starved by small ones that would still fit. What may go before it for a moment, and why, says `passing`.
 """
 
 from flowserve.core import (
@@ -18,6 +18,7 @@ from flowserve.core import (
     lengths,
     load,
     moving,
+    passing,
     placement,
     retry,
     service,
@@ -123,6 +124,7 @@ def _send(state: SchedulerState, task: Task, engine: Engine) -> None:
 def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
     heads.call_at(state, task, engine)
     placement.took(state, task, engine)
+    passing.went(state, task, engine)
     load.take(state, task, engine, placement.resident(state, engine, task))
     if engine.can_restart:
         config = state.config.pool
@@ -163,6 +165,10 @@ def _fill_engines(state: SchedulerState) -> None:
         state.parked = bool(parked)
     while (queue := _most_urgent(open_queues)) is not None:
         candidates = open_queues[queue]
+        ahead = passing.ahead(state, queue, candidates)
+        if ahead is not None:
+            _send_ahead(state, queue, *ahead)
+            continue
         task = queue.first()
         found = placement.place(state, candidates, task)
         home = placement.home(state, candidates, task) if found is not None else None
@@ -173,6 +179,16 @@ def _fill_engines(state: SchedulerState) -> None:
         else:
             _wait_for(state, queue.pop(), home)
             open_queues[home.queue] = [home]
+
+
+def _send_ahead(state: SchedulerState, queue: ReadyQueue, task: Task, engine: Engine) -> None:
+    """`task` goes before the first of the queue, if it is not that itself."""
+    call = queue.first().call
+    assert call is not None
+    if call is not task.call and call.passed_at is None:
+        call.passed_at = state.now
+    queue.take(task)
+    _send(state, task, engine)
 
 
 def _most_urgent(queues: dict[ReadyQueue, list[Engine]]) -> ReadyQueue | None:

@@ -4,6 +4,7 @@ Rates and loads are estimates in tokens and seconds, learned from events; a wron
 """
 
 from collections import deque
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ class ModelCall:
         "paid_at",
         "paid_prompt",
         "predicted",
+        "passed_at",
         "prefill",
         "prefix",
         "price",
@@ -129,6 +131,8 @@ class ModelCall:
         """Times that the scheduler moved it by its own will."""
         self.waited = False
         """It has waited for the engine that holds its prefix, and will not again."""
+        self.passed_at: Seconds | None = None
+        """When another call went before it for the first time, though it was its turn; None: none has."""
         self.pushed_out = False
         """Preempt was sent: it is at the engine, but not in its batch."""
 
@@ -299,3 +303,13 @@ class Engine:
     def __repr__(self) -> str:
         word = self.health.name.lower() + (" draining" if self.drain is not Drain.NO else "")
         return f"Engine({self.id!r}, {word}, {self.seats} of {self.limit})"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Calls whose prompts begin alike; see `passing`."""
+
+    engine: Engine
+    """Where they go."""
+    until: Seconds
+    """It ends before."""

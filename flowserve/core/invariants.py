@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from flowserve.core import budgets, placement, tasks
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
+from flowserve.core.passing import MOST_GROUPS
 from flowserve.core.placements import MOST_PINS, MOST_SENT
 from flowserve.core.priority import tier
 from flowserve.core.queues import SLACK, ReadyQueue
@@ -323,6 +324,11 @@ def _placed(state: SchedulerState) -> Iterator[str]:
         uses = Counter(number for sent in window.sent for number in sent.prefix)
         if engine not in engines or len(window.sent) > MOST_SENT or uses != window.uses:
             yield f"{engine!r} was sent {len(window.sent)} calls, their prefixes are counted wrong"
+    if len(state.groups) > MOST_GROUPS or any(group.engine not in engines for group in state.groups.values()):
+        yield f"{len(state.groups)} groups, or some at engines that are unknown"
+    starts = [group.until for group in state.groups.values()]
+    if starts != sorted(starts) or any(until > state.now + state.config.pool.near_s for until in starts):
+        yield f"groups last until {starts}"
 
 
 def _queues(state: SchedulerState) -> Iterator[str]:

@@ -14,7 +14,7 @@ last is taken only if there is no other.
 | sticky      | where the last call of its session or run went, unless it is loaded twice as much | session affinity of routers    |
 | e2          | where most of it is cached, if that is more than half of it; else the cheapest    | Preble (ICLR 2025), E2         |
 | sal         | the least of what is scarcest there: queued prompt tokens, or KV memory           | Kossmann et al. (2410.17840)   |
-| scls        | the least predicted time                                                          | Cheng et al. (2406.13511)      |
+| scls        | the least predicted time, and of calls that wait the longest one goes first       | Cheng et al. (2406.13511)      |
 | autellix    | short prompts: the fewest calls; long ones: the engine of their session or run    | Autellix (NSDI 2026), balancer |
 
 All of them fill engines only as far as `placement` says there is room, where the sources send at once and let engines
@@ -137,6 +137,8 @@ class Placement:
     """The call goes to this engine: what is to be remembered. None: nothing."""
     waits: bool = False
     """A call waits a while for the engine that holds its prompt; see `placement`, *Stickiness*."""
+    longest_first: bool = False
+    """Of calls that wait and are nearly as urgent, the one with most to compute and to write goes first; see `passing`."""
 
 
 def _least(asked: Asked, engines: Sequence[Engine], cost: Callable[[Engine], Any]) -> Engine:
@@ -309,7 +311,7 @@ PLACEMENTS = {
     "sticky": Placement(sticky, _pin, waits=True),
     "e2": Placement(e2, _sent, waits=True),
     "sal": Placement(sal),
-    "scls": Placement(scls),
+    "scls": Placement(scls, longest_first=True),
     "autellix": Placement(autellix, _pin_first, waits=True),
 }
 """By the name in `Config.placement`."""

@@ -162,6 +162,25 @@ class ReadyQueue:
         )
         return chosen
 
+    def near(self, within: float, most: int) -> list[Lane]:
+        """Lanes of the tenant that goes next whose rank is at most `within` behind that of the first, in order, that one
+        included; at most `most`. There must be one. Looks at few more entries of the heap than it returns."""
+        first = self.head()
+        assert first is not None, f"queue {self.name!r} is empty"
+        heap = self.lines[first.run.share].heap
+        found: list[Lane] = []
+        edge = [(*heap[0][:2], 0)]
+        while edge and len(found) < most:
+            place = heapq.heappop(edge)[2]
+            lane = heap[place][2]
+            if lane.entry is heap[place] and lane.live:
+                lane.clean()
+                found.append(lane)
+            for child in (2 * place + 1, 2 * place + 2):
+                if child < len(heap) and heap[child][0] <= first.run.rank + within:
+                    heapq.heappush(edge, (*heap[child][:2], child))
+        return found
+
     def first(self) -> "Task":
         """The task that goes next. There must be one."""
         lane = self.head()

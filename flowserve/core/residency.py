@@ -24,6 +24,10 @@ class Residency:
     def __len__(self) -> int:
         return len(self._known)
 
+    def __contains__(self, number: int) -> bool:
+        """Is the prefix that ends there known? What comes before it then is too, unless a cache gave that up first."""
+        return number in self._known
+
     def longest(self, prefix: tuple[int, ...]) -> int:
         """How many of `prefix` are known, from the first on."""
         known = self._known

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from flowserve.core.budgets import Doom
 from flowserve.core.commands import Command, Role
 from flowserve.core.config import Config
-from flowserve.core.engine_state import Engine, Head, ModelCall
+from flowserve.core.engine_state import Engine, Group, Head, ModelCall
 from flowserve.core.estimates import Estimates
 from flowserve.core.events import Code, Event
 from flowserve.core.lengths import Lengths
@@ -426,6 +426,7 @@ class SchedulerState:
         "engines",
         "estimates",
         "heads",
+        "groups",
         "hedges",
         "held",
         "homes",
@@ -505,6 +506,8 @@ class SchedulerState:
         """Model -> what waits for it. A queue stays when it is empty; models are few."""
         self.homes: dict[tuple[str, str], tuple[Engine, Tokens]] = {}
         """(tenant, session) -> the engine of its latest call, and how many tokens it then held; the latest last."""
+        self.groups: dict[int, Group] = {}
+        """Number of a common prefix -> the calls that have it; the oldest first. See `passing`."""
         self.urgent: list[Task] = []
         """Model calls that began to wait in this step and may push others out. Empty between steps."""
         self.served: dict[Run, None] = {}

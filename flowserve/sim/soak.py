@@ -129,6 +129,8 @@ def _config(rnd: Random) -> Config:
         restart_s=0.2,
         max_pause_s=2.0,
         sticky_tokens=rnd.choice([64, 256]),
+        group_tokens=rnd.choice([0, 64]),
+        near_s=rnd.choice([0.0, 0.05, 5.0]),
     )
     return Config(
         policy=rnd.choice(sorted(POLICIES)),

@@ -162,6 +162,17 @@ def test_scls_counts_the_pace_of_an_engine(kit: ModuleType) -> None:
     assert asks(bench, one(kit), "c", 10) == "e1", "the second has as much to write, and writes it sooner"
 
 
+def test_scls_sends_the_longest_of_the_calls_that_wait_first(kit: ModuleType) -> None:
+    """Two seats become free at once: the longest goes to the engine with least."""
+    bench = pool(kit, "scls", engines=1, window=1)
+    bench.submit(one(kit), "x")
+    bench.measured(1, 10, run="x")
+    for run, tokens in (("a", 100), ("b", 3000), ("c", 500)):
+        assert asks(bench, one(kit), run, tokens) is None
+    out = bench.engine("e1", 2)
+    assert [(c.run, c.engine) for c in out if isinstance(c, Dispatch)] == [("b", "e1"), ("c", "e1")]
+
+
 # --- those that remember ------------------------------------------------------------------------------
 
 

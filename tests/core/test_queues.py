@@ -42,6 +42,15 @@ def first_of(waiting: list[Any]) -> Any:
     return min(heads.values(), key=lambda task: (task.run.rank + task.run.share.behind_s(least), task.run.arrival))
 
 
+def near_first(waiting: list[Any], within: float) -> list[Any]:
+    """The first task of each run of the first one's tenant whose rank is near."""
+    first, heads = first_of(waiting), dict[int, Any]()
+    for task in sorted(waiting, key=Task.key):
+        if task.run.share is first.run.share and task.run.rank <= first.run.rank + within:
+            heads.setdefault(task.run.arrival, task)
+    return list(heads.values())
+
+
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 400), tenants=st.integers(1, 4))
 def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int, tenants: int) -> None:
@@ -84,6 +93,9 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int, tenan
                 queue.drop(lane)
         assert queue.size == len(waiting) and len(queue.waiting()) == len(waiting)
         assert all(len(line.heap) <= 2 * line.lanes + SLACK for line in queue.lines.values())
+        if waiting:
+            within, most = rnd.choice([0.0, 1.0, 9.0]), rnd.choice([1, 3, 99])
+            assert [lane.items[0][2] for lane in queue.near(within, most)] == near_first(waiting, within)[:most]
     for _ in range(len(waiting)):
         first = first_of(waiting)
         assert queue.pop() is first

@@ -69,6 +69,8 @@ def test_any_fate_of_engines_and_calls_keeps_the_invariants_and_ends(kit: Module
         outage_s=1e9,
         breaker_calls=4,
         ahead_tokens=rnd.choice([0, 64]),
+        group_tokens=rnd.choice([0, 64]),
+        near_s=rnd.choice([0.0, 0.05, 5.0]),
     )
     named = {"policy": rnd.choice(sorted(POLICIES)), "placement": rnd.choice(sorted(PLACEMENTS))}
     prices = (("", Price(1.0, 4.0, cached=0.1)), ("large", Price(10.0, 40.0)))
