@@ -241,6 +241,8 @@ def finished(state: SchedulerState, task: Task, prefix: tuple[int, ...], tokens_
         return
     health.judge(state, engine, None)
     lengths.wrote(state, task, tokens_out)
+    if state.placement.ended is not None:
+        state.placement.ended(tokens_out, state.placed)
     engine.resident.add(prefix)
     key = placement.session_of(task)
     if key is not None:

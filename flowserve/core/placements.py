@@ -28,6 +28,7 @@ from math import inf
 from typing import Any
 
 from flowserve.core.engine_state import Engine
+from flowserve.core.estimates import Figure
 from flowserve.ids import Seconds, Tokens
 
 SLOWEST = 100.0
@@ -79,8 +80,8 @@ class Sent:
     """A call that went to an engine."""
 
     at: Seconds
-    seconds: Seconds
-    """What it was expected to cost there."""
+    prefill_s: Seconds
+    """What its prompt was expected to take there, less what was cached."""
     prefix: tuple[int, ...]
 
 
@@ -108,15 +109,16 @@ class Window:
             if not self.uses[number]:
                 del self.uses[number]
 
-    def since(self, time: Seconds) -> Seconds:
-        """What the calls that were sent from `time` on cost."""
-        return sum(sent.seconds for sent in self.sent if sent.at >= time)
+    def since(self, time: Seconds) -> tuple[Seconds, int]:
+        """Of the calls that were sent from `time` on: what their prompts took, and how many they are."""
+        found = [sent.prefill_s for sent in self.sent if sent.at >= time]
+        return sum(found), len(found)
 
 
 class Memory:
-    """What earlier choices left behind. Only the `took` of the placement in force writes it."""
+    """What earlier choices left behind. Only `took` and `ended` of the placement in force write it."""
 
-    __slots__ = ("pins", "turn", "windows")
+    __slots__ = ("pins", "turn", "windows", "written")
 
     def __init__(self) -> None:
         self.turn = 0
@@ -125,6 +127,8 @@ class Memory:
         """sticky, autellix: the engine of a program's latest call; the program used last stands last."""
         self.windows: dict[Engine, Window] = {}
         """e2."""
+        self.written = Figure()
+        """e2: tokens of answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class Placement:
     """Of engines that have room, at least one."""
     took: Callable[[Asked, Engine, Memory], None] | None = None
     """The call goes to this engine: what is to be remembered. None: nothing."""
+    ended: Callable[[Tokens, Memory], None] | None = None
+    """A call has been answered with so many tokens, likewise."""
     waits: bool = False
     """A call waits a while for the engine that holds its prompt; see `placement`, *Stickiness*."""
     longest_first: bool = False
@@ -155,7 +161,7 @@ def work(asked: Asked, prompt: Tokens, output: Tokens) -> float:
     return prompt + asked.decode_weight * output
 
 
-def seconds(asked: Asked, engine: Engine, prompt: Tokens, output: Tokens) -> Seconds:
+def seconds(asked: Asked, engine: Engine, prompt: Tokens, output: float) -> Seconds:
     """What so many tokens take at `engine`, one after the other."""
     prefill_s = asked.prefill_s(engine)
     return prompt * prefill_s + output * (asked.pace(engine) or asked.decode_weight * prefill_s)
@@ -206,7 +212,8 @@ def e2(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
     """Exploit where more of the prompt is cached than not, at the least loaded engine that holds so much; else explore the
     engine with the least sum of its load over `WINDOW_S`, what would be evicted there, and what the call costs there.
 
-    Preble's load is a sum over a window of what calls cost, not of what is outstanding. The heaviest engine passes on what
+    Preble's load is a sum over a window of what calls cost, not of what is outstanding: prompts less what was cached, and
+    answers of average length. The heaviest engine passes on what
     it would get to exploit when it has more than `UNEVEN` times the load of the lightest; here the lightest is counted with
     what the call would cost there, else an engine that has done nothing yet would draw every second call of a prefix. Preble
     also replicates prefixes whose queues grow and moves decoding aside; that is not here.
@@ -214,10 +221,13 @@ def e2(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
 
     def load(engine: Engine) -> Seconds:
         window = memory.windows.get(engine)
-        return window.since(max(asked.now - WINDOW_S, engine.up_since)) if window is not None else 0.0
+        if window is None:
+            return 0.0
+        prefill_s, calls = window.since(max(asked.now - WINDOW_S, engine.up_since))
+        return prefill_s + seconds(asked, engine, 0, calls * memory.written.mean)
 
     def own(engine: Engine) -> Seconds:
-        return seconds(asked, engine, asked.prompt - asked.resident(engine), asked.output)
+        return seconds(asked, engine, asked.prompt - asked.resident(engine), 0)
 
     loads = {engine: load(engine) for engine in _welcome(asked, engines)}
     held = {engine: asked.resident(engine) for engine in loads}
@@ -238,7 +248,7 @@ def _evicted_s(asked: Asked, engine: Engine, memory: Memory) -> Seconds:
     if window is None or not window.sent or not asked.prefix:
         return 0.0
     per_number = asked.prompt / len(asked.prefix)
-    wanted = round((asked.prompt - asked.resident(engine) + asked.output) / per_number)
+    wanted = round((asked.prompt - asked.resident(engine) + memory.written.mean) / per_number)
     over = max(0, len(known) + wanted - known.capacity)
     hits = sum(window.uses.get(number, 0) for number in known.oldest(over))
     return hits / len(window.sent) * per_number * asked.prefill_s(engine)
@@ -299,8 +309,12 @@ def _pin_first(asked: Asked, engine: Engine, memory: Memory) -> None:
 
 
 def _sent(asked: Asked, engine: Engine, memory: Memory) -> None:
-    cost = seconds(asked, engine, asked.prompt - asked.resident(engine), asked.output)
-    memory.windows.setdefault(engine, Window()).add(Sent(asked.now, cost, asked.prefix))
+    prefill_s = seconds(asked, engine, asked.prompt - asked.resident(engine), 0)
+    memory.windows.setdefault(engine, Window()).add(Sent(asked.now, prefill_s, asked.prefix))
+
+
+def _wrote(tokens: Tokens, memory: Memory) -> None:
+    memory.written.add(tokens)
 
 
 PLACEMENTS = {
@@ -309,7 +323,7 @@ PLACEMENTS = {
     "least_calls": Placement(least_calls),
     "least_work": Placement(least_work),
     "sticky": Placement(sticky, _pin, waits=True),
-    "e2": Placement(e2, _sent, waits=True),
+    "e2": Placement(e2, _sent, _wrote, waits=True),
     "sal": Placement(sal),
     "scls": Placement(scls, longest_first=True),
     "autellix": Placement(autellix, _pin_first, waits=True),

@@ -262,10 +262,12 @@ def test_e2_explores_by_what_calls_cost_within_the_window_not_by_what_is_outstan
 
 def test_e2_lets_the_heaviest_engine_pass_on_what_it_could_exploit(kit: ModuleType) -> None:
     bench = pool(kit, "e2", engines=2, window=64)
-    went = [asks(bench, one(kit), f"r{n}", 1280, limit=100, prefix=chain(1, 1280)) for n in range(16)]
-    first = went.index("e1")
-    assert first > 2, "a common prefix stays at one engine at first"
-    assert went[first + 1 :].count("e1") >= 4, "then both hold it, and share"
+    went = []
+    for number in range(40):  # answers of 100 tokens: each counts like 400 of prompt
+        went.append(asks(bench, one(kit), f"r{number}", 1280, prefix=chain(1, 1280)))
+        bench.feed(kit.e.TaskFinished(kit.RunId(f"r{number}"), kit.TaskId(1), 1, tokens_out=100))
+    assert went[:3] == ["e0", "e0", "e1"], "1,280 + 2 * 400 against 1.5 times what it costs to compute the prompt again"
+    assert 15 < went.count("e1") < 25, "then both hold it, and share"
 
 
 def test_e2_explores_where_what_must_go_was_used_less(kit: ModuleType) -> None:
@@ -303,7 +305,7 @@ def test_a_window_forgets_by_age_and_by_number(monkeypatch: Any) -> None:
         window.add(Sent(float(second), 1.0, (7, second)))
     assert [sent.at for sent in window.sent] == [2.0, 3.0, 4.0]
     assert window.uses == {7: 3, 2: 1, 3: 1, 4: 1}
-    assert window.since(3.0) == 2.0
+    assert window.since(3.0) == (2.0, 2)
     window.add(Sent(4.1 + placements.WINDOW_S, 1.0, (9,)))
     assert window.uses == {9: 1}
 
