@@ -10,6 +10,7 @@ import pytest
 
 from flowserve.assemble import Settings
 from flowserve.config import RuntimeConfig
+from flowserve.core.placements import PLACEMENTS
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.graphs.passes import PASSES
@@ -47,9 +48,9 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
-def test_every_policy_predictor_and_pass_has_its_row() -> None:
+def test_every_policy_placement_predictor_and_pass_has_its_row() -> None:
     text = (ROOT / "docs" / "scheduling.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*POLICIES, *PREDICTORS, *PASSES]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*POLICIES, *PLACEMENTS, *PREDICTORS, *PASSES]
 
 
 def test_every_file_and_folder_that_the_documents_name_exists() -> None:
