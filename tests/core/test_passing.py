@@ -36,7 +36,9 @@ def chain(which: str, own: int, common: int = 4) -> tuple[int, ...]:
     return tuple(ord(which) * 1000 + (i if i < common else 10 * own + i) for i in range(6))
 
 
-def comes(bench: Any, kit: ModuleType, run: str, which: str | None = None, **fields: Any) -> list[tuple[str, str]]:
+def comes(
+    bench: Any, kit: ModuleType, run: str, which: str | None = None, **fields: Any
+) -> list[tuple[str, str | None]]:
     """A run of one call comes, of the group `which`: what is dispatched then."""
     own = len(bench.state.runs) + 1
     common = fields.pop("common", 4)
@@ -44,7 +46,7 @@ def comes(bench: Any, kit: ModuleType, run: str, which: str | None = None, **fie
     return where(bench.measured(1, 400, run=run, limit=10, prefix=chain(which, own, common) if which else ()))
 
 
-def where(out: list[Any]) -> list[tuple[str, str]]:
+def where(out: list[Any]) -> list[tuple[str, str | None]]:
     return [(command.run, command.engine) for command in out if isinstance(command, Dispatch)]
 
 
