@@ -82,11 +82,11 @@ def _length(state: "SchedulerState", task: "Task") -> float:
 
 def group_of(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Group | None:
     """The group that `task` can join now: it lasts, and its engine is the only one that holds what they have in common."""
-    number = _common(state, task)
-    if number is None:
+    number, call = _common(state, task), task.call
+    if number is None or call is None:
         return None
     group = state.groups.get(number)
-    if group is None or group.until <= state.now:
+    if group is None or group.until <= state.now or group.engine is call.avoid:
         return None
     return group if [engine for engine in engines if number in engine.resident] == [group.engine] else None
 

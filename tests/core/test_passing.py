@@ -8,6 +8,7 @@ import pytest
 from flowserve.config import PoolConfig
 from flowserve.core import passing
 from flowserve.core.commands import Dispatch
+from flowserve.core.events import Code
 from flowserve.core.log import LogWriter, replay
 from flowserve.graphs.plan import Plan
 
@@ -96,6 +97,16 @@ def test_a_group_ends_with_what_its_engine_held(kit: ModuleType) -> None:
     bench.feed(kit.e.KVChanged(kit.EngineId("e0"), cleared=True))
     assert comes(bench, kit, "y") == [("y", "e0")]
     assert comes(bench, kit, "a2", "a") == [("a2", "e1")]
+
+
+def test_a_call_that_its_engine_gave_up_does_not_follow_its_group_back(kit: ModuleType) -> None:
+    bench = pool(kit)
+    assert comes(bench, kit, "a1", "a") == [("a1", "e0")]
+    assert comes(bench, kit, "x") == [("x", "e1")]
+    assert comes(bench, kit, "y") == [("y", "e0")]
+    bench.fail(1, Code.ENGINE_LOST, run="a1")
+    [task] = bench.state.runs["a1"].tasks.values()
+    assert task.place is not None and task.place.id == "e1"
 
 
 def test_groups_are_forgotten_when_they_end_and_are_bounded(kit: ModuleType, monkeypatch: Any) -> None:
