@@ -158,7 +158,7 @@ def test_a_call_is_passed_for_no_longer_than_the_bound_whoever_comes(kit: Module
     for run, tokens in (("n0", 100), ("short", 100), ("n1", 5000)):
         bench.submit(one(kit), run)
         bench.measured(1, tokens, run=run, limit=10)
-    gone = []
+    gone: list[str] = []
     for number in range(6):
         bench.now += 0.1
         [(after, _)] = where(bench.finish(1, run=gone[-1] if gone else "n0"))
