@@ -56,7 +56,7 @@ INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
 PREDICTOR = "mean"
 PLACEMENT = "priced"
-PLACEMENTS = "priced, round_robin, least_calls, least_work, sticky, e2, sal, scls or autellix"
+PLACEMENTS = "priced, marginal, round_robin, least_calls, least_work, sticky, e2, sal, scls or autellix"
 
 
 @app.command()

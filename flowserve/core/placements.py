@@ -8,6 +8,7 @@ last is taken only if there is no other.
 | placement   | the call goes to                                                                  | after                          |
 |-------------|-----------------------------------------------------------------------------------|--------------------------------|
 | priced      | the least outstanding work, what it would add included; see `placement`           | the default                    |
+| marginal    | the least seconds that it adds to all calls there, its own included               | marginal cost                  |
 | round_robin | the next engine in turn                                                           |                                |
 | least_calls | the fewest calls                                                                  |                                |
 | least_work  | the fewest tokens to compute and to write                                         |                                |
@@ -185,6 +186,29 @@ def priced(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
     return best
 
 
+def marginal(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
+    """What the call takes, and what the others lose by it, in seconds: they stand still while its prompt is computed, and each
+    step that they share is longer by one call's share of the engine's line (`StepTime`). Where that line is not known, a
+    step counts as the engine's pace, and a full batch as twice as slow. An engine that has shown no rate counts as fast as
+    the fastest that has."""
+    prefill_s = min(filter(None, (engine.prefill_s for engine in engines)), default=0.0)
+    pace = min(filter(None, map(asked.pace, engines)), default=0.0)
+
+    def added(engine: Engine) -> Seconds:
+        per_token = engine.prefill_s or prefill_s or asked.prefill_s(engine)
+        line, others = engine.step_time.line(), engine.seats
+        if line is not None:
+            step, slope = line[0] + line[1] * (others + 1), line[1]
+        else:
+            step = asked.pace(engine) or pace or asked.decode_weight * per_token
+            slope = step / engine.limit
+        more = (asked.prompt - asked.resident(engine)) * per_token
+        own = engine.backlog * per_token + more + asked.output * step
+        return own + others * more + slope * min(others * asked.output, engine.ahead)
+
+    return _least(asked, engines, added)
+
+
 def round_robin(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
     return _least(asked, engines, lambda engine: engine.arrival <= memory.turn)
 
@@ -319,6 +343,7 @@ def _wrote(tokens: Tokens, memory: Memory) -> None:
 
 PLACEMENTS = {
     "priced": Placement(priced, waits=True),
+    "marginal": Placement(marginal, waits=True),
     "round_robin": Placement(round_robin, _turn),
     "least_calls": Placement(least_calls),
     "least_work": Placement(least_work),

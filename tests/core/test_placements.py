@@ -15,6 +15,7 @@ from flowserve.core.placements import PLACEMENTS, Asked, Memory, Sent, Window
 from flowserve.core.state import SchedulerState
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Plan
+from flowserve.ids import EngineId
 
 LIMIT = 100
 
@@ -103,6 +104,43 @@ def test_priced_takes_the_least_outstanding_work_with_what_the_call_would_add(ki
     bench.tokens(1, run="a")
     assert asks(bench, one(kit), "c", 640, prefix=chain(1, 640)) == "e0", "its prompt is there, the work alike"
     assert asks(bench, one(kit), "d", 640) == "e1"
+
+
+def test_marginal_stays_with_a_prompt_where_balance_would_have_it_computed_again(kit: ModuleType) -> None:
+    for placement, last in (("marginal", "e0"), ("priced", "e1")):
+        bench = pool(kit, placement, engines=2)
+        assert asks(bench, one(kit), "a", 640, prefix=chain(1, 640)) == "e0"
+        bench.tokens(1, run="a")
+        for run in "bcd":
+            bench.submit(one(kit), run)
+            bench.measured(1, 641, run=run, limit=LIMIT, prefix=chain(1, 640))
+            bench.tokens(1, run=run)
+        assert asks(bench, one(kit), "e", 641, prefix=chain(1, 640)) == last, placement
+
+
+def test_marginal_counts_what_others_lose_by_a_prompt_and_by_longer_steps() -> None:
+    """With 1 ms per prompt token and steps of 10 + 1 ms a call: 40 x 1 + 20 x (10 + 3) + 2 x 40 x 1 + 1 x 2 x 20 = 420."""
+    busy, free = Engine(EngineId("busy"), 1, 20), Engine(EngineId("free"), 2, 20)
+    for engine in (busy, free):
+        engine.limit = 8
+        for calls in range(1, 9):
+            engine.step_time.add(calls, 0.010 + 0.001 * calls)
+    busy.seats, busy.ahead = 2, 100
+
+    def chosen(held: int, prompt: int) -> Engine:
+        """Of a prompt of which the busy engine holds so much, where the free one takes `prompt` + 20 x 11 ms."""
+        return placements.marginal(
+            Asked(
+                ("r", ""), prompt, 20, (), None, 1.0, 4.0, lambda e: held * (e is busy), lambda _: 0.0, lambda _: 0.001
+            ),
+            (busy, free),
+            Memory(),
+        )
+
+    assert chosen(161, 201) is busy, "420 ms there, 421 here"
+    assert chosen(159, 199) is free, "420 ms there, 419 here"
+    busy.ahead = 10
+    assert chosen(159, 199) is busy, "the others have 10 tokens to write, and lose no more steps than that"
 
 
 def test_least_calls_counts_calls_however_large(kit: ModuleType) -> None:
