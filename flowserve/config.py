@@ -154,7 +154,7 @@ class RuntimeConfig:
     """Name in `core.priority.POLICIES`."""
     predictor: str = "mean"
     """Name in `core.predict.table.PREDICTORS`."""
-    placement: str = "priced"
+    placement: str = "marginal"
     """Name in `core.placements.PLACEMENTS`."""
     fairness: float = 1.0
     """Seconds of urgency that a run loses per second of service by which its tenant is ahead of others; 0: none."""

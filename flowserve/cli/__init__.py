@@ -55,7 +55,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the result obje
 INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
 PREDICTOR = "mean"
-PLACEMENT = "priced"
+PLACEMENT = "marginal"
 PLACEMENTS = "priced, marginal, round_robin, least_calls, least_work, sticky, e2, sal, scls or autellix"
 
 

@@ -16,7 +16,7 @@ class Config:
     """Name in `priority.POLICIES`: who goes first."""
     predictor: str = "mean"
     """Name in `predict.table.PREDICTORS`: who says how much a model call will write."""
-    placement: str = "priced"
+    placement: str = "marginal"
     """Name in `placements.PLACEMENTS`: which engine a call goes to."""
     tool_window: int = 64
     """Tool calls running at once, over all runs."""

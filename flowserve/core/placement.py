@@ -1,7 +1,7 @@
 """Which engine a model call goes to. Proposals only; `dispatching` acts on them.
 
 What has room is decided here, for every placement; which of these engines it is, by the function of `Config.placement`
-(`placements`). *Choice* below is that of the default, `priced`.
+(`placements`). *Choice* below is that of the default, `marginal`.
 
 *Room.* An engine gets another call while it has a free seat, while the prompts that wait inside it are fewer than
 `batches_ahead` of its steps, and while the KV that its calls are expected to need fits its memory. So its batch stays full,
@@ -9,11 +9,11 @@ and the order of everything else stays with the scheduler. An engine without cal
 large for it is refused there, not starved here. Where an engine serves urgent calls, those of less urgent tiers have room only
 while they do not slow its steps down too far.
 
-*Choice.* Of the engines with room, the one with the least outstanding work, counting what this call would add: tokens to
-prefill that are not resident there (Preble's trade of reuse against load, ICLR 2025, with the engine's own cache events
-where it sends them), and output to come, weighed by `decode_weight`; relative to the engine's seats and its pace, so
-that large engines get more and slow ones less. An idle engine's pace is forgotten after a while, else one that was slow
-once would never be asked again. Ties go to the engine that appeared first.
+*Choice.* Of the engines with room, the one where this call adds the least seconds to all: its own, behind the prompts that are
+there, with what of its prompt is not resident (Preble's trade of reuse against load, ICLR 2025, with the engine's own cache
+events where it sends them), and those that the calls there lose, which stand still while its prompt is computed and share
+longer steps with it. An idle engine's pace is forgotten after a while, else one that was slow once would never be asked
+again. Ties go to the engine that appeared first.
 
 *Stickiness.* When the engine that holds at least `sticky_tokens` of the prompt has no room and another has, the call waits
 for as long as computing those tokens elsewhere would take, then it goes elsewhere: whatever comes, it loses at most

@@ -7,8 +7,8 @@ last is taken only if there is no other.
 
 | placement   | the call goes to                                                                  | after                          |
 |-------------|-----------------------------------------------------------------------------------|--------------------------------|
-| priced      | the least outstanding work, what it would add included; see `placement`           | the default                    |
-| marginal    | the least seconds that it adds to all calls there, its own included               | marginal cost                  |
+| priced      | the least outstanding work with what it adds, over seats and pace                 | Preble's trade, in tokens      |
+| marginal    | the least seconds that it adds to all calls there, its own included               | the default; see `placement`   |
 | round_robin | the next engine in turn                                                           |                                |
 | least_calls | the fewest calls                                                                  |                                |
 | least_work  | the fewest tokens to compute and to write                                         |                                |
@@ -172,7 +172,9 @@ def seconds(asked: Asked, engine: Engine, prompt: Tokens, output: float) -> Seco
 
 
 def priced(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
-    """See `placement`, *Choice*."""
+    """Tokens to prefill that are not resident there (Preble's trade of reuse against load, ICLR 2025) and output to come, weighed
+    by `decode_weight`, outstanding and of this call; relative to the engine's seats and its pace, so that large engines get more
+    and slow ones less."""
     paces = [asked.pace(engine) for engine in engines]
     fastest = min(filter(None, paces), default=0.0)
     weight = asked.decode_weight

@@ -68,9 +68,9 @@ def test_an_unknown_placement_is_refused_with_those_that_there_are() -> None:
         SchedulerState(Config(placement="near"))
 
 
-def test_the_default_is_priced() -> None:
-    assert SchedulerState().placement is PLACEMENTS["priced"]
-    assert "priced" == Config().placement
+def test_the_default_is_marginal() -> None:
+    assert SchedulerState().placement is PLACEMENTS["marginal"]
+    assert "marginal" == Config().placement
 
 
 def test_a_log_carries_the_placement_and_replays_to_the_same_commands(kit: ModuleType) -> None:
