@@ -136,14 +136,15 @@ def has_room(state: "SchedulerState", engine: Engine, call: ModelCall, without: 
 def resident(state: "SchedulerState", engine: Engine, task: "Task") -> Tokens:
     """Tokens of the prompt that `engine` is thought to hold. At least one token of a prompt is always computed."""
     call = task.call
-    if call is None or not may_reuse(task):
+    if call is None:
         return 0
-    held = engine.resident.longest(call.prefix) * state.config.pool.prefix_tokens
-    key = session_of(task)
-    if key is not None and not call.prefix:
-        home, tokens = state.homes.get(key, (None, 0))
+    if call.prefix:
+        held = engine.resident.longest(call.prefix) * state.config.pool.prefix_tokens
+    else:
+        key = session_of(task)
+        home, tokens = state.homes.get(key, (None, 0)) if key is not None else (None, 0)
         held = tokens if home is engine else 0
-    return max(0, min(held, load.prompt_tokens(state, call) - 1))
+    return max(0, min(held, load.prompt_tokens(state, call) - 1)) if held else 0
 
 
 def session_of(task: "Task") -> tuple[str, str] | None:
