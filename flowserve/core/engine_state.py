@@ -140,13 +140,15 @@ class ModelCall:
 class Head:
     """The known beginning of a prompt, for which a node still waits; see `heads`."""
 
-    __slots__ = ("engine", "frame", "node")
+    __slots__ = ("added", "engine", "frame", "node")
 
     def __init__(self, frame: "Frame", node: NodeId) -> None:
         self.frame = frame
         self.node = node
         self.engine: Engine | None = None
         """Where it is being computed; None: it is being measured."""
+        self.added: tuple[int, ...] = ()
+        """Prefixes that are thought to be there for its sake."""
 
     def __repr__(self) -> str:
         where = f"at {self.engine.id}" if self.engine is not None else "being measured"

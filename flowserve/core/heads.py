@@ -6,7 +6,7 @@ cache, where it goes to that engine, as placement would have it. (Teola, ASPLOS 
 `speculative_prefill`.)
 
 Nothing waits for a head: it goes to an engine without calls only, one at a time, and is dropped as soon as that engine gets a
-call; what was computed until then stays in its cache. It is asked for once, when the last result begins to be made; if no
+call; what was computed until then stays in its cache, but is not counted on. It is asked for once, when the last result begins to be made; if no
 engine is free then, the prompt is computed as a whole. Off unless `PoolConfig.ahead_tokens` is set.
 """
 
@@ -67,6 +67,7 @@ def measured(state: SchedulerState, event: HeadMeasured) -> None:
         drop(state, head)
         return
     head.engine, engine.head = engine, head
+    head.added = event.prefix[engine.resident.longest(event.prefix) :]
     engine.resident.add(event.prefix)
     state.out.append(ComputeHead(*key, engine.id))
 
@@ -115,6 +116,7 @@ def drop(state: SchedulerState, head: Head) -> None:
     del state.heads[key]
     if head.engine is not None:
         head.engine.head = None
+        head.engine.resident.remove(head.added)  # nobody knows how much of it was computed
     state.out.append(DropHead(*key, head.engine.id if head.engine is not None else None))
 
 

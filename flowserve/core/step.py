@@ -148,9 +148,7 @@ def _settle(state: SchedulerState) -> None:
     """Follow up everything that arose, give room, and promise the next wake-up."""
     _follow_up(state)
     dispatching.fill(state)
-    while (
-        state.served or state.doomed
-    ):  # room was made by pushing calls out, or a call was not sent where there was some
+    while state.served or state.doomed:  # calls were pushed out, or one was not sent where there was room
         _follow_up(state)
         dispatching.fill(state)
     state.stirred = False

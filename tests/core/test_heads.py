@@ -46,6 +46,7 @@ def test_the_call_itself_goes_on_where_its_head_is_being_computed(kit: ModuleTyp
     run.finish(1)
     out = run.measured(2, 700, prefix=tuple(range(10)))
     assert lines(kit, out) == ["drop head of node 1 in 0 at e0", "dispatch 2 at e0"]
+    assert run.state.runs[HEAD[0]].tasks[2].call.resident == 0, "nobody knows how much of it was computed"
     assert kit.brief(run.feed(e.HeadComputed(*HEAD, NodeId(1)))) == [] and run.state.stale == 1
 
 
