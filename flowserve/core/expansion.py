@@ -18,7 +18,7 @@ from flowserve.core import degradation, estimates, failing, readiness, runs, tas
 from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
 from flowserve.core.events import Called, Code, SampleLabelled
 from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task, Width
-from flowserve.core.stopping import RULES
+from flowserve.core.stopping.samples import RULES
 from flowserve.graphs.plan import Kind, SampleSpec
 from flowserve.ids import BlockId, FrameId
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserve.core.stopping import UNUSABLE, adaptive_consistency, certaindex, certainty, decided
+from flowserve.core.stopping.samples import adaptive_consistency, certaindex, certainty, decided
+from flowserve.core.stopping.signals import UNUSABLE
 
 
 @pytest.mark.parametrize(

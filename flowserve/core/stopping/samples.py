@@ -7,8 +7,7 @@ parameters. Label -1 marks an unusable answer: it never agrees with anything, so
 from collections.abc import Callable, Mapping
 from math import comb, log
 
-UNUSABLE = -1
-"""Label of an empty or unusable answer."""
+from flowserve.core.stopping.signals import UNUSABLE
 
 Rule = Callable[[Mapping[int, int], Mapping[str, float]], bool]
 """(counts by label, parameters) -> stop now? Asked after each label that arrives. Among the parameters is `left`: samples
