@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds, Tokens
@@ -72,25 +73,41 @@ KNOWN = {"h100-8b": H100_8B, "cpu-66m": CPU_66M}
 def fit(samples: Sequence[Sample]) -> StepCosts:
     """Least squares over relative errors, so that short steps count as much as long ones. No coefficient is negative: one
     that would be is 0, and the others are fitted without it. Raises ConfigError for fewer than four samples."""
-    return StepCosts(*_solve(_usable(samples))[:4])
+    used = _usable(samples)
+    return StepCosts(*_solve(used, _seconds(used))[:4])
 
 
 TRIM = 6.0
 """A sample that is off by more than so many times the median error had the machine shared with something else."""
+LEAST_S: Seconds = 1e-3
+"""No sample is expected to take less, whatever the round before says: it would count for everything."""
+ROUNDS = 6
+"""Of reweighting; what is trimmed hardly changes after three."""
 
 
 def fit_trimmed(samples: Sequence[Sample]) -> tuple[StepCosts, Seconds]:
-    """As `fit`, three times, each without what the time before was far off. Also the seconds of `Sample.calls`."""
+    """Least squares, reweighted: errors relative to what the round before expects, without the samples that were far off in it.
+    Also the seconds of `Sample.calls`.
+
+    Relative to what was measured, a sample that was cut short by the rounding of news would weigh most: prompts would come
+    out too cheap. The first round takes absolute errors, or the few long samples that tell of prompts would be trimmed.
+    """
     used = _usable(samples)
-    found = _solve(used)
-    for _ in range(3):
-        errors = [abs(_expected(found, sample) / sample.seconds - 1) for sample in used]
-        bound = TRIM * float(np.median(errors))
-        kept = [sample for sample, off in zip(used, errors, strict=True) if off <= bound]
-        if len(kept) < 4:
+    seconds = _seconds(used)
+    found = _solve(used, np.ones(len(used)))
+    for _ in range(ROUNDS):
+        expected = np.array([_expected(found, sample) for sample in used])
+        scale = np.maximum(expected, LEAST_S)
+        errors = np.abs(seconds - expected) / scale
+        kept = errors <= TRIM * np.median(errors)
+        if kept.sum() < 4:
             break
-        found = _solve(kept)
+        found = _solve([sample for sample, keep in zip(used, kept, strict=True) if keep], scale[kept])
     return StepCosts(*found[:4]), found[4]
+
+
+def _seconds(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    return np.array([sample.seconds for sample in samples])
 
 
 def _usable(samples: Iterable[Sample]) -> list[Sample]:
@@ -108,18 +125,18 @@ def _expected(coefficients: Sequence[float], sample: Sample) -> Seconds:
     return sum(coefficient * value for coefficient, value in zip(coefficients, _row(sample), strict=True))
 
 
-def _solve(samples: Sequence[Sample]) -> list[float]:
-    """Coefficients of the five columns."""
-    rows = np.array([_row(sample) for sample in samples], float)
-    weights = np.sqrt([sample.weight for sample in samples])
-    rows = rows * (weights / np.array([sample.seconds for sample in samples]))[:, None]
+def _solve(samples: Sequence[Sample], scale: NDArray[np.float64]) -> list[float]:
+    """Coefficients of the five columns; a sample's error counts in units of its `scale`."""
+    weights = np.sqrt([sample.weight for sample in samples]) / scale
+    rows = np.array([_row(sample) for sample in samples], float) * weights[:, None]
+    seconds = _seconds(samples) * weights
     found = np.zeros(rows.shape[1])
     active = [column for column in range(rows.shape[1]) if rows[:, column].any()]
     while active:
-        scale = np.linalg.norm(rows[:, active], axis=0)
-        solved = np.linalg.lstsq(rows[:, active] / scale, weights, rcond=None)[0]
+        norms = np.linalg.norm(rows[:, active], axis=0)
+        solved = np.linalg.lstsq(rows[:, active] / norms, seconds, rcond=None)[0]
         if (solved >= 0).all():
-            found[active] = solved / scale
+            found[active] = solved / norms
             break
         del active[int(np.argmin(solved))]
     return [float(value) for value in found]

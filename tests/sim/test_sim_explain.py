@@ -3,6 +3,7 @@
 import asyncio
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -80,15 +81,22 @@ def test_siblings_of_a_join_have_the_time_until_the_last_of_them_as_slack(log: l
         assert found.slack[span.task] == pytest.approx(last - span.ended)
 
 
-def test_what_was_is_simulated_closely_and_changes_help() -> None:
-    """Placed by tokens: where placement goes by measured seconds, as by default, another measurement is another placement, and
-    single runs of a burst come out up to half as long."""
-    log = recorded(WORK | {"scheduler": {"placement": "priced"}})
+def test_what_was_is_simulated_closely_in_the_middle_of_all_runs(log: list[str]) -> None:
+    """Single runs of a burst differ: a call that goes to the other engine than it did makes one run longer and another shorter."""
+    ratios = []
+    for run, seconds in list(runs_of(log).items())[::4]:
+        line = timeline(log, run)
+        ratios.append(next(what_if(log, run, line.at + line.ended)).seconds / seconds)
+    assert median(ratios) == pytest.approx(1.0, abs=0.1)
+    assert fmean(ratios) == pytest.approx(1.0, abs=0.1)
+
+
+def test_changes_help_the_longest_run(log: list[str]) -> None:
     latencies = runs_of(log)
     run = max(latencies, key=lambda id: latencies[id])
     line = timeline(log, run)
     first, *rest = what_if(log, run, line.at + line.ended)
-    assert first.seconds == pytest.approx(latencies[run], rel=0.15)
+    assert first.seconds == pytest.approx(latencies[run], rel=0.25)
     by_name = {outcome.change: outcome for outcome in rest}
     assert list(by_name) == list(CHANGES)
     assert by_name["engines twice as fast"].speedup > 1.5
