@@ -35,7 +35,7 @@ _TRAILING_UNIT = re.compile(
     re.IGNORECASE,
 )
 _TEXT = r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|textrm|operatorname|texttt|boldsymbol|mathit)\*?\s*\{([^{}]*)\}"
-_TRAILING_TEXT = re.compile(rf"(?<=[\d}})])\s*(?!\\text\{{\s*(?:and|or|\())" + _TEXT + r"(?:\^\{?\d\}?)?$")
+_TRAILING_TEXT = re.compile(r"(?<=[\d})])\s*(?!\\text\{\s*(?:and|or|\())" + _TEXT + r"(?:\^\{?\d\}?)?$")
 _BETWEEN = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\d})\s])\s+(?:and|or)\s+(?=\S)|;")
 _SPACING = re.compile(
     r"\\(?:left|right|displaystyle|limits|mathop|big|Big|bigg|Bigg|quad|qquad)(?![a-zA-Z])|(?<!\\)\\[,;:()\[\] ]|~|\$"
@@ -187,7 +187,7 @@ def _is_balanced(text: str) -> bool:
 def _form(text: str) -> str:
     if choice := _CHOICE.fullmatch(text):
         return choice[1]
-    if _PROSE.fullmatch(text) and not _is_named_constant(text):
+    if _PROSE.fullmatch(text) and text != "pi":
         return " ".join(re.findall(r"\w+", text.lower()))
     if "\\cup" in text:
         return " u ".join(sorted(_form(part.strip()) for part in re.split(r"\\cup(?![a-zA-Z])", text)))
@@ -199,10 +199,6 @@ def _form(text: str) -> str:
         rows = (re.split(r"&", row) for row in re.split(r"\\\\", matrix[2]) if row.strip())
         return "matrix " + " | ".join(" ".join(_scalar(cell.strip()) for cell in row) for row in rows)
     return _collection(text)
-
-
-def _is_named_constant(text: str) -> bool:
-    return text in ("pi",)
 
 
 def _is_list(text: str) -> bool:
@@ -281,12 +277,12 @@ def _scalar(text: str) -> str:
 
 def _equation(sides: list[Sum]) -> str:
     """Of a chain of equalities, `64 + 4 = 68`, the last side is the result; a single one is brought to `0 = ...`."""
-    if len(sides) > 2 or not _letters(sides[0]):
+    if len(sides) > 2 or not any(map(_has_letters, sides)):
         return written(sides[-1])
     return "0=" + written(scaled_to_one(difference(sides[0], sides[1])))
 
 
-def _letters(side: Sum) -> bool:
+def _has_letters(side: Sum) -> bool:
     return any(atom[0].isalpha() for monomial in side for atom, _ in monomial)
 
 
