@@ -23,6 +23,8 @@ class Outcome:
     full_correct: bool
     correct: bool
     stopped: bool
+    differs: bool = False
+    """Stopped with another answer than the whole chain gave, right or wrong."""
 
     @property
     def harm(self) -> bool:

@@ -7,7 +7,7 @@ What cannot be seen here: a recorded chain does not change because it was asked,
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowserve.core.stopping.rules import ExitRule, ProbeAt, Stop
 from flowserve.core.stopping.samples import Rule, decided
@@ -105,7 +105,8 @@ def walk(recording: Recording, rule: ExitRule, signals: Sequence[Trial] | Sequen
 
 
 def _stopped(recording: Recording, label: Label, position: Tokens, extra: Tokens) -> Ended:
-    return Ended(_outcome(recording, position, extra, label in recording.right, stopped=True), label)
+    outcome = _outcome(recording, position, extra, label in recording.right, stopped=True)
+    return Ended(replace(outcome, differs=label != recording.final or label == UNUSABLE), label)
 
 
 def _ran_to_its_end(recording: Recording, extra: Tokens) -> Ended:
