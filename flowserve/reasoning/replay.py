@@ -85,22 +85,27 @@ def _labelled(item: Trajectory, labels: Labels) -> Recording:
     )
 
 
-def walk(recording: Recording, rule: ExitRule, signals: Sequence[Trial] | Sequence[Probe]) -> Ended:
-    """`signals`: the trials or the probes of the recording, by what the rule asks for. `rule` is fresh, and used up.
+def walk(recording: Recording, rule: ExitRule) -> Ended:
+    """`rule` is fresh, and used up.
 
-    Each ProbeAt is answered by the first signal at or after its position that was not shown yet. A rule that asks for nothing,
-    or for what lies beyond the last signal, lets the chain end by itself.
+    Each ProbeAt is answered by the first trial (or probe, if confidence is not asked for) at or after its position that was not
+    shown yet. A rule that asks for nothing, or for what was not recorded, lets the chain end by itself.
     """
     extra: Tokens = 0
+    shown = {True: 0, False: 0}
     decision = rule.begin()
-    for signal in signals:
-        if not isinstance(decision, ProbeAt) or signal.position > recording.trajectory.tokens:
+    while isinstance(decision, ProbeAt):
+        signals = (recording.trials if decision.confident else recording.probes) or ()
+        number = shown[decision.confident]
+        while number < len(signals) and signals[number].position < decision.position:
+            number += 1
+        if number == len(signals) or signals[number].position > recording.trajectory.tokens:
             break
-        if signal.position >= decision.position:
-            extra += signal.cost
-            decision = rule.observe(signal)
-            if isinstance(decision, Stop):
-                return _stopped(recording, decision.label, signal.position, extra)
+        shown[decision.confident] = number + 1
+        extra += signals[number].cost
+        decision = rule.observe(signals[number])
+        if isinstance(decision, Stop):
+            return _stopped(recording, decision.label, signals[number].position, extra)
     return _ran_to_its_end(recording, extra)
 
 

@@ -9,7 +9,7 @@ from flowserve.core.stopping.rules import Continue, Decision, ProbeAt, Stop
 from flowserve.core.stopping.signals import UNUSABLE, Label, Probe, Signal, Trial
 from flowserve.reasoning.bank import RecordedProbe, RecordedTrial, Trajectory
 from flowserve.reasoning.outcomes import accuracy_change_pp, tokens_saved_pct
-from flowserve.reasoning.replay import Drawn, Ended, Recording, draw, elect, label_all, label_samples, vote, walk
+from flowserve.reasoning.replay import Drawn, Ended, draw, elect, label_all, label_samples, vote, walk
 from flowserve.reasoning.samples_file import Sampled
 
 TRIALS = (("", 0.99), ("5", 0.4), ("7", 0.6), ("9", 0.97))
@@ -30,18 +30,18 @@ class Scripted:
 
     stops_at: int | None
     every: int = 100
-    says: Label | None = None
+    confident: bool = True
     seen: list[Signal] = field(default_factory=list)
 
     def begin(self) -> Decision:
-        return ProbeAt(self.every)
+        return ProbeAt(self.every, self.confident)
 
     def observe(self, signal: Signal) -> Decision:
-        assert isinstance(signal, Trial | Probe)
+        assert isinstance(signal, Trial if self.confident else Probe)
         self.seen.append(signal)
         if len(self.seen) == self.stops_at:
-            return Stop(signal.label if self.says is None else self.says, "scripted")
-        return ProbeAt(signal.position + self.every)
+            return Stop(signal.label, "scripted")
+        return ProbeAt(signal.position + self.every, self.confident)
 
 
 class Silent:
@@ -54,28 +54,23 @@ class Silent:
         raise AssertionError("nothing was asked for")
 
 
-def walked(recording: Recording, rule: Scripted | Silent) -> Ended:
-    assert recording.trials is not None
-    return walk(recording, rule, recording.trials)
-
-
 def test_a_rule_that_asks_for_nothing_changes_nothing_and_costs_nothing() -> None:
     recordings = label_all([chain(), chain(final="3", correct=False)])
-    outcomes = [walked(recording, Silent()).outcome for recording in recordings]
+    outcomes = [walk(recording, Silent()).outcome for recording in recordings]
     assert (accuracy_change_pp(outcomes), tokens_saved_pct(outcomes)) == (0, 0)
     assert [outcome.correct for outcome in outcomes] == [True, False]
 
 
 def test_a_rule_that_never_stops_costs_its_trials_and_nothing_else() -> None:
     (recording,) = label_all([chain()])
-    ended = walked(recording, Scripted(None))
+    ended = walk(recording, Scripted(None))
     assert (ended.outcome.main_tokens, ended.outcome.extra_tokens) == (500, 24)
     assert (ended.outcome.correct, ended.outcome.stopped, ended.label) == (True, False, recording.final)
 
 
 def test_a_stop_charges_the_chain_up_to_it_and_all_trials_so_far() -> None:
     (recording,) = label_all([chain()])
-    outcome = walked(recording, Scripted(3)).outcome
+    outcome = walk(recording, Scripted(3)).outcome
     assert (outcome.main_tokens, outcome.extra_tokens, outcome.stopped) == (300, 18, True)
     assert (outcome.correct, outcome.harm) == (False, True), (
         "7 is neither the target nor what the chain went on to find"
@@ -85,21 +80,20 @@ def test_a_stop_charges_the_chain_up_to_it_and_all_trials_so_far() -> None:
 def test_what_was_not_asked_for_is_neither_shown_nor_charged() -> None:
     (recording,) = label_all([chain()])
     rule = Scripted(None, every=150)
-    assert walked(recording, rule).outcome.extra_tokens == 12
+    assert walk(recording, rule).outcome.extra_tokens == 12
     assert [signal.position for signal in rule.seen if isinstance(signal, Trial)] == [200, 400]
 
 
 def test_probes_are_walked_as_trials_are() -> None:
     (recording,) = label_all([chain()])
-    assert recording.probes is not None
-    outcome = walk(recording, Scripted(4), recording.probes).outcome
+    outcome = walk(recording, Scripted(4, confident=False)).outcome
     assert (outcome.main_tokens, outcome.extra_tokens, outcome.correct) == (400, 16, True)
 
 
 def test_a_signal_beyond_the_end_of_the_chain_is_none() -> None:
     (recording,) = label_all([chain(tokens=350)])
     rule = Scripted(4)
-    assert walked(recording, rule).outcome.stopped is False
+    assert walk(recording, rule).outcome.stopped is False
     assert len(rule.seen) == 3
 
 
@@ -119,18 +113,18 @@ def test_a_stop_is_graded_as_the_chain_that_said_the_same_or_else_by_the_target(
     final: str, correct: bool, target: str, right: bool
 ) -> None:
     (recording,) = label_all([chain(final, correct, target)])
-    assert walked(recording, Scripted(4)).outcome.correct is right
+    assert walk(recording, Scripted(4)).outcome.correct is right
 
 
 def test_an_empty_answer_is_never_right_whatever_the_target_is() -> None:
     (recording,) = label_all([chain(final="", correct=True, target="")])
     assert recording.right == ()
-    assert walked(recording, Scripted(1)).outcome.correct is False
+    assert walk(recording, Scripted(1)).outcome.correct is False
 
 
 def ended(label: Label, correct: bool, tokens: int = 100, seed: int = 1) -> Ended:
     (recording,) = label_all([chain("9" if correct else "3", correct, seed=seed, tokens=tokens)])
-    outcome = walked(recording, Silent()).outcome
+    outcome = walk(recording, Silent()).outcome
     return Ended(outcome, label)
 
 

@@ -21,6 +21,8 @@ class ProbeAt:
     """Go on, and force an answer at the first opportunity (a paragraph's end, a block's end) from `position` on."""
 
     position: Tokens
+    confident: bool = True
+    """How sure the answer is has to be told (a Trial); False: the answer suffices (a Probe, or a Trial)."""
 
 
 @dataclass(frozen=True, slots=True)
