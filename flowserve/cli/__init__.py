@@ -25,6 +25,8 @@ bench = typer.Typer(help="Measure FlowServe on this machine; --json OUT writes o
 app.add_typer(bench, name="bench")
 pool_app = typer.Typer(help="The engines of a running server.", no_args_is_help=True)
 app.add_typer(pool_app, name="pool")
+gate = typer.Typer(help="What may be used, judged by records.", no_args_is_help=True)
+app.add_typer(gate, name="gate")
 
 Engine = Annotated[
     str,
@@ -286,6 +288,26 @@ def pool_resume(engine: str, url: Server = HERE) -> None:
     from flowserve.cli import pooling
 
     pooling.resume(engine, url)
+
+
+@gate.command("stopping")
+def gate_stopping(
+    bank: Annotated[Path, typer.Option(help="recorded chains: a file of JSON lines, packed or not")],
+    out: Annotated[Path, typer.Option(help="folder of the certificates")],
+    rule: Annotated[
+        list[str] | None, typer.Option(help="judge this rule; several share the error. docs/certificates.md")
+    ] = None,
+    risk: Annotated[float, typer.Option(help="net harm that is allowed, in percentage points")] = 1.0,
+    confidence: Annotated[float, typer.Option(help="that it is not greater")] = 0.95,
+    template: Annotated[str, typer.Option(help="name of the prompt by which answers were forced")] = "boxed",
+    task: Annotated[list[str] | None, typer.Option(help="judge sets as one class of tasks: CLASS=SET,SET")] = None,
+    days: Annotated[int, typer.Option(help="how long certificates hold", min=1, max=3650)] = 90,
+    json_rows: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Certify, for each recorded model and class of tasks, how its chains may be stopped, or refuse it; 1 if all are refused."""
+    from flowserve.cli import gating
+
+    raise typer.Exit(gating.stopping(bank, out, rule or [], risk, confidence, template, task or [], days, json_rows))
 
 
 @app.command()

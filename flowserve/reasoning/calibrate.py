@@ -195,15 +195,15 @@ def _certified(paths: Sequence[Path], table: Outcomes, risk: Risk) -> list[Candi
 
 def _reason(candidate: Candidate, figures: Figures, risk: Risk, num_paths: int) -> str:
     needed = problems_needed(risk.margin, risk.error / num_paths)
-    wanted = f"{100 * risk.margin:g} points at {100 * (1 - risk.error):g} % confidence"
+    wanted = f"at most {100 * risk.margin:g} pp lost at {100 * (1 - risk.error):g} % confidence"
     if figures.num_problems < needed:
         return (
-            f"{figures.num_problems} problems are too few: {wanted} takes {needed}, even of a rule that never errs. "
+            f"{figures.num_problems} problems are too few: {wanted} takes {needed} even of a rule that never errs. "
             "Record more problems or allow a greater risk"
         )
     return (
-        f"{candidate}, the strictest, changes accuracy by {100 * figures.change:+.2f} points and may change it by "
-        f"{100 * figures.change_low:+.2f}; {wanted} were allowed"
+        f"{candidate}, the strictest, changes accuracy by {100 * figures.change:+.2f} pp, at worst by "
+        f"{100 * figures.change_low:+.2f} pp; allowed are {wanted}"
     )
 
 

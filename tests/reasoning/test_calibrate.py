@@ -66,17 +66,15 @@ def test_a_harmful_rule_is_refused_with_figures() -> None:
     assert isinstance(verdict, Refused)
     assert verdict.failed == PATH[0]
     assert verdict.figures is not None and verdict.figures.harmed == 300
-    assert verdict.reason.startswith(
-        "rule(loose=0), the strictest, changes accuracy by -10.00 points and may change it by -1"
-    )
-    assert verdict.reason.endswith("1 points at 95 % confidence were allowed")
+    assert verdict.reason.startswith("rule(loose=0), the strictest, changes accuracy by -10.00 pp, at worst by -1")
+    assert verdict.reason.endswith("allowed are at most 1 pp lost at 95 % confidence")
 
 
 def test_too_few_problems_are_named_as_the_reason() -> None:
     verdict = calibrate([PATH], replayed(100, [0] * 5), Risk())
     assert isinstance(verdict, Refused)
     assert (
-        "100 problems are too few: 1 points at 95 % confidence takes 351, even of a rule that never errs"
+        "100 problems are too few: at most 1 pp lost at 95 % confidence takes 351 even of a rule that never errs"
         in verdict.reason
     )
 
