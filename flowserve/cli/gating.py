@@ -16,7 +16,7 @@ from flowserve.clock import SystemClock
 from flowserve.errors import ConfigError
 from flowserve.reasoning.bank import read_bank
 from flowserve.reasoning.calibrate import Figures, Refused, Risk
-from flowserve.reasoning.certificates import Certificates
+from flowserve.reasoning.certificates import Certificate, Certificates
 from flowserve.reasoning.gate import Judged, certificate_of, judge
 from flowserve.reasoning.replay import label_all
 
@@ -32,7 +32,7 @@ def stopping(
     days: int,
     as_json: bool,
 ) -> int:
-    """Exit code: 0 if anything was certified. A certificate of a subject that is refused now is revoked."""
+    """Exit code: 0 if anything was certified. A certificate of a rule that is refused now is revoked."""
     risk = Risk(risk_points / 100, round(1 - confidence, 12))
     classes = classes_of(tasks)
     judged = judge(label_all(read_bank(bank)), rules, risk, template, classes)
@@ -45,12 +45,19 @@ def stopping(
         if certificate is not None:
             store.write(certificate)
         elif isinstance(each.verdict, Refused):
-            store.revoke(each.subject, f"refused on {created.date()}: {each.verdict.reason}")
+            _revoke(store, each, each.verdict, created)
     if as_json:
         print(json.dumps([_row(each, store) for each in judged], indent=2))
     else:
         _show(judged)
     return 0 if any(not isinstance(each.verdict, Refused) for each in judged) else 1
+
+
+def _revoke(store: Certificates, judged: Judged, refused: Refused, now: datetime) -> None:
+    """What an earlier bank allowed, if it is a rule that this one refuses; a certificate of another rule stays."""
+    held = store.lookup(judged.subject, now)
+    if isinstance(held, Certificate) and held.rule in judged.rules:
+        store.revoke(judged.subject, f"refused on {now.date()}: {refused.reason}")
 
 
 def classes_of(tasks: Sequence[str]) -> dict[str, str]:
