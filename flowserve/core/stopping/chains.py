@@ -274,7 +274,7 @@ _EVIDENCE = {
     "nines": Number(3.5, 0.0, 50.0),
     "keep": _share(0.3),
     "apart": _count(64),
-    "trials": _count(30, least=0),
+    "trials": _count(16, least=0),
     "every": _count(256),
     "span": _count(3072),
     "portion": _share(0.25),
