@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from flowserve.graphs.context import emit as emit
     from flowserve.graphs.control import all_of as all_of
     from flowserve.graphs.control import any_of as any_of
-    from flowserve.graphs.control import certaindex as certaindex
     from flowserve.graphs.control import contains as contains
-    from flowserve.graphs.control import decided as decided
     from flowserve.graphs.control import length as length
     from flowserve.graphs.control import loop as loop
     from flowserve.graphs.control import match as match
@@ -36,6 +34,14 @@ if TYPE_CHECKING:
     from flowserve.graphs.plan import Budget as Budget
     from flowserve.graphs.plan import Retry as Retry
     from flowserve.graphs.search import Index as Index
+    from flowserve.graphs.stopping import adaptive_consistency as adaptive_consistency
+    from flowserve.graphs.stopping import agreement as agreement
+    from flowserve.graphs.stopping import certaindex as certaindex
+    from flowserve.graphs.stopping import decided as decided
+    from flowserve.graphs.stopping import dirichlet as dirichlet
+    from flowserve.graphs.stopping import entropy as entropy
+    from flowserve.graphs.stopping import esc as esc
+    from flowserve.graphs.stopping import majority as majority
     from flowserve.graphs.tool import tool as tool
     from flowserve.graphs.types import Doc as Doc
     from flowserve.graphs.types import Message as Message
@@ -54,22 +60,28 @@ _WHERE = {
     "SLO": "graphs.plan",
     "ToolCall": "graphs.types",
     "Workflow": "graphs.workflow",
+    "adaptive_consistency": "graphs.stopping",
     "agent": "graphs.agent",
+    "agreement": "graphs.stopping",
     "all_of": "graphs.control",
     "any_of": "graphs.control",
-    "contains": "graphs.control",
-    "decided": "graphs.control",
-    "length": "graphs.control",
-    "negate": "graphs.control",
-    "certaindex": "graphs.control",
+    "certaindex": "graphs.stopping",
     "close": "default",
     "configure": "default",
+    "contains": "graphs.control",
+    "decided": "graphs.stopping",
+    "dirichlet": "graphs.stopping",
     "dynamic": "graphs.dynamic",
     "emit": "graphs.context",
+    "entropy": "graphs.stopping",
     "errors": "",
+    "esc": "graphs.stopping",
+    "length": "graphs.control",
     "llm": "graphs.llm",
     "loop": "graphs.control",
+    "majority": "graphs.stopping",
     "match": "graphs.control",
+    "negate": "graphs.control",
     "optional": "graphs.control",
     "prompt": "graphs.llm",
     "quorum": "graphs.control",
@@ -91,7 +103,9 @@ __all__ = [
     "ToolCall",
     "Workflow",
     "__version__",
+    "adaptive_consistency",
     "agent",
+    "agreement",
     "all_of",
     "any_of",
     "certaindex",
@@ -99,12 +113,16 @@ __all__ = [
     "configure",
     "contains",
     "decided",
+    "dirichlet",
     "dynamic",
     "emit",
+    "entropy",
     "errors",
+    "esc",
     "length",
     "llm",
     "loop",
+    "majority",
     "match",
     "negate",
     "optional",

@@ -8,9 +8,7 @@ from flowserve.graphs.context import Caller, emit
 from flowserve.graphs.control import (
     all_of,
     any_of,
-    certaindex,
     contains,
-    decided,
     length,
     loop,
     match,
@@ -22,11 +20,22 @@ from flowserve.graphs.control import (
 )
 from flowserve.graphs.dynamic import DynamicNode, dynamic
 from flowserve.graphs.llm import LLMNode, llm, prompt
-from flowserve.graphs.nodes import Node, Stop
+from flowserve.graphs.nodes import Node
 from flowserve.graphs.plan import SLO, Budget, Plan, Retry
 from flowserve.graphs.program import Program
 from flowserve.graphs.runner import Handle, Runner, current_runner, override_runner, set_runner
 from flowserve.graphs.search import Index, SearchNode
+from flowserve.graphs.stopping import (
+    Stop,
+    adaptive_consistency,
+    agreement,
+    certaindex,
+    decided,
+    dirichlet,
+    entropy,
+    esc,
+    majority,
+)
 from flowserve.graphs.tool import ToolNode, tool
 from flowserve.graphs.types import Doc, Message, ToolCall
 from flowserve.graphs.workflow import Workflow, workflow
@@ -52,18 +61,24 @@ __all__ = [
     "ToolCall",
     "ToolNode",
     "Workflow",
+    "adaptive_consistency",
     "agent",
+    "agreement",
     "all_of",
     "any_of",
     "certaindex",
     "contains",
     "current_runner",
     "decided",
+    "dirichlet",
     "dynamic",
     "emit",
+    "entropy",
+    "esc",
     "length",
     "llm",
     "loop",
+    "majority",
     "match",
     "negate",
     "optional",

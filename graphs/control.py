@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from flowserve.errors import Problem
 from flowserve.graphs import hints
 from flowserve.graphs.declaration import ConstExpr, Expr, OpExpr, OutputExpr, ParamExpr
-from flowserve.graphs.nodes import Node, Stop, bound_of, degradation_of
+from flowserve.graphs.nodes import Node, bound_of, degradation_of
 from flowserve.graphs.plan import Kind
 from flowserve.graphs.trace import Trace, current
 from flowserve.graphs.values import Value
@@ -236,21 +236,6 @@ def _condition(trace: Trace, where: str, word: str, condition: Any, value: Value
             Problem(where, f"{word}= a condition of type bool", hints.describe(kind), "Compare it, e.g. d.score >= 8.")
         )
     return expr
-
-
-def decided() -> Stop:
-    """Stop sampling as soon as the samples that are left cannot change the vote. Exact: the winning answer is the one that
-    all samples would have given. Other fields of the winner come from the first of its samples that was finished."""
-    return Stop("decided")
-
-
-def certaindex(*, threshold: float, min_samples: int = 2) -> Stop:
-    """Stop sampling when the leading answer's share makes it at least `threshold` certain, after `min_samples`."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold: expected a number above 0, at most 1; got {threshold!r}")
-    if isinstance(min_samples, bool) or not isinstance(min_samples, int) or min_samples < 1:
-        raise ValueError(f"min_samples: expected a number from 1; got {min_samples!r}")
-    return Stop("certaindex", threshold=threshold, min_samples=min_samples)
 
 
 # --- expressions ------------------------------------------------------------------------------------------

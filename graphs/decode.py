@@ -42,9 +42,9 @@ from flowserve.graphs.plan import (
     ToolSpec,
 )
 from flowserve.graphs.shapes import SchemaShape, ShapeError, property_shapes
+from flowserve.graphs.stopping import NUMBERS
 from flowserve.graphs.tool import ToolNode
 
-_RULES = ("certaindex", "decided")
 _BOUNDED = (Kind.MAP, Kind.SAMPLE, Kind.LOOP, Kind.AGENT, Kind.DYNAMIC, Kind.RACE)
 _BODIES = {Kind.MAP: 1, Kind.SAMPLE: 1, Kind.LOOP: 1}
 _ARITY = {"eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2, "in": 2, "not": 1, "len": 1}
@@ -156,12 +156,23 @@ class Decoder(Tables):
     def _sample(self, data: dict[str, Any]) -> SampleSpec:
         sample = data.get("sample", {})
         vote, rule = sample.get("vote"), sample.get("rule")
-        if rule is not None and (rule not in _RULES or vote is None):
-            self._note(
-                data["name"], f"a vote, and a rule among {', '.join(_RULES)}", f"rule {rule!r}, vote {vote!r}", FIX
-            )
-        numbers = tuple(sorted((k, float(v)) for k, v in sample.get("rule_args", {}).items()))
-        return SampleSpec(vote, rule, numbers)
+        name, given = data["name"], sample.get("rule_args", {})
+        if rule is None and (given or "wave" in sample):
+            self._note(name, "rule_args and wave beside a rule", "no rule", FIX)
+        elif rule is not None and (rule not in NUMBERS or vote is None):
+            self._note(name, f"a vote, and a rule among {', '.join(NUMBERS)}", f"rule {rule!r}, vote {vote!r}", FIX)
+        elif rule is not None:
+            self._rule_args(name, rule, given)
+        numbers = tuple(sorted((k, float(v)) for k, v in given.items()))
+        return SampleSpec(vote, rule, numbers, sample.get("wave"))
+
+    def _rule_args(self, name: str, rule: str, given: dict[str, Any]) -> None:
+        known = NUMBERS[rule]
+        for key, value in given.items():
+            if key not in known:
+                self._note(name, f"rule_args of {rule} among {', '.join(known) or 'none'}", repr(key)[:100], FIX)
+            elif not known[key].fits(value):
+                self._note(name, f"{key}: {known[key]}", repr(value)[:100], FIX)
 
     def _degradation(self, kind: Kind, data: dict[str, Any]) -> Degradation | None:
         if "degrade" not in data:

@@ -154,7 +154,8 @@ def _target(plan: Plan, node: Node) -> dict[str, Any]:
             return {"index": plan.searches[node.target].index}
         case Kind.SAMPLE:
             spec = plan.samples[node.target]
-            return {"sample": _without_none({"vote": spec.vote, "rule": spec.rule, "rule_args": dict(spec.rule_args)})}
+            told = {"vote": spec.vote, "rule": spec.rule, "rule_args": dict(spec.rule_args), "wave": spec.wave}
+            return {"sample": _without_none(told)}
         case _:
             return {}
 

@@ -17,6 +17,7 @@ from flowserve.graphs.declaration import ConstExpr, OutputExpr, ParamExpr
 from flowserve.graphs.plan import Degradation, Kind, SampleSpec
 from flowserve.graphs.settings import Settings
 from flowserve.graphs.signature import Signature
+from flowserve.graphs.stopping import Stop
 from flowserve.graphs.trace import Trace, current
 from flowserve.graphs.values import Value
 
@@ -29,17 +30,6 @@ R = TypeVar("R")
 DEFAULT_MAX_WIDTH = 10_000
 MAX_BOUND = 1_000_000
 """Largest width, number of samples, iterations, steps or calls that may be declared."""
-
-
-class Stop:
-    """A stopping rule for samples, by name and numbers. Made by `certaindex`."""
-
-    def __init__(self, rule: str, **numbers: float) -> None:
-        self.rule = rule
-        self.numbers = tuple(sorted((k, float(v)) for k, v in numbers.items()))
-
-    def __repr__(self) -> str:
-        return f"{self.rule}({', '.join(f'{k}={v:g}' for k, v in self.numbers)})"
 
 
 class Node(ABC, Generic[P, R]):
@@ -92,6 +82,7 @@ class Node(ABC, Generic[P, R]):
         *,
         vote: str,
         stop: Stop | None = None,
+        wave: int | None = None,
         concurrency: int | None = None,
         least: int | None = None,
         harm: float | None = None,
@@ -104,6 +95,7 @@ class Node(ABC, Generic[P, R]):
         *,
         vote: None = None,
         stop: None = None,
+        wave: None = None,
         concurrency: int | None = None,
         least: int | None = None,
         harm: float | None = None,
@@ -115,6 +107,7 @@ class Node(ABC, Generic[P, R]):
         *,
         vote: str | None = None,
         stop: Stop | None = None,
+        wave: int | None = None,
         concurrency: int | None = None,
         least: int | None = None,
         harm: float | None = None,
@@ -122,10 +115,11 @@ class Node(ABC, Generic[P, R]):
         """The same call `n` times on the same input.
 
         `vote="field"` gives the sample whose field is most frequent, `vote=""` compares whole values; without a vote
-        the result is the list of all samples. `stop` ends sampling early once the vote is certain enough.
-        `least` samples, at a `harm` above 0 and at most 1, will do when the run would be late.
+        the result is the list of all samples. `stop` ends sampling early once the vote is certain enough:
+        then only as many are begun as are sure to be needed, and more where engines have seats that nobody waits for. `wave`
+        of them at least are under way, with 0 all. `least` samples, at a `harm` above 0 and at most 1, will do when the run would be late.
         """
-        return Sampled(self, n, vote, stop, concurrency, least, harm)
+        return Sampled(self, n, vote, stop, wave, concurrency, least, harm)
 
     def options(self, **changes: Any) -> Self:
         """The same node with other settings: name, retry, timeout, cache."""
@@ -228,6 +222,7 @@ class Sampled(Node[P, Any]):
         n: int,
         vote: str | None,
         stop: Stop | None,
+        wave: int | None,
         concurrency: int | None,
         least: int | None,
         harm: float | None,
@@ -236,6 +231,7 @@ class Sampled(Node[P, Any]):
         self.n = n
         self.vote = vote
         self.stop = stop
+        self.wave = wave
         self.concurrency = concurrency
         self.least = least
         self.harm = harm
@@ -256,6 +252,13 @@ class Sampled(Node[P, Any]):
                 expected = f"vote= a field of {hints.describe(self.inner.signature.returns)}"
                 came = f"'{self.vote}', but {error.args[0]}"
                 found.append(Problem(self.name, expected, came, 'Use a field, or vote="" for the whole value.'))
+        if self.wave is not None and not (node_settings.is_count(self.wave, 0, MAX_BOUND) and self.stop is not None):
+            expected = f"wave= a number from 0 to {MAX_BOUND:,}, with stop="
+            came = f"wave={self.wave!r}"[:100] + ("" if self.stop is not None else " without stop=")
+            remedy = (
+                "Say how many samples are to be under way at least, 0 for all; leave it out for as many as are needed."
+            )
+            found.append(Problem(self.name, expected, came, remedy))
         if self.stop is not None and self.vote is None:
             found.append(
                 Problem(
@@ -271,7 +274,7 @@ class Sampled(Node[P, Any]):
         limit = bound_of(trace, self.name, "n", self.n)
         wide = 0 if self.concurrency is None else bound_of(trace, self.name, "concurrency", self.concurrency)
         rule, numbers = (self.stop.rule, self.stop.numbers) if self.stop else (None, ())
-        spec = SampleSpec(self.vote, rule, numbers)
+        spec = SampleSpec(self.vote, rule, numbers, self.wave)
         degrade = degradation_of(trace, self.name, self.least, self.harm, 1, limit)
         node = trace.add(
             Kind.SAMPLE, self.name, {}, spec, self.settings, limit=limit, concurrency=wide, degrade=degrade

@@ -295,6 +295,9 @@ class SampleSpec:
     rule: str | None = None
     """Stopping rule by name, e.g. `certaindex`; None runs all samples."""
     rule_args: tuple[tuple[str, float], ...] = ()
+    wave: int | None = None
+    """With a rule: at least so many samples are under way; 0: all of them. None: those without which the rule cannot stop, and
+    more where there are seats at engines that nobody waits for."""
 
 
 @dataclass(frozen=True, slots=True)

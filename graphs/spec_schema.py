@@ -65,6 +65,7 @@ _NODE = _object(
         vote={"type": "string", "maxLength": 200},
         rule=NAME,
         rule_args={"type": "object", "additionalProperties": {"type": "number"}, "maxProperties": 20},
+        wave={"type": "integer", "minimum": 0, "maximum": 1_000_000},
     ),
     bodies={"type": "array", "items": {"$ref": "#/$defs/block"}, "maxItems": 1_000},
     limit=COUNT,

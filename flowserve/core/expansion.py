@@ -245,7 +245,7 @@ def _arm_judged(state: SchedulerState, race: Task, frame: FrameId, label: int) -
         _forget(state, race, frame)
         _arm_out(state, race, Code.OUTPUT_INVALID, race)
         return
-    expansion.labels[0] = expansion.labels.get(0, 0) + 1
+    expansion.labels.add(0)
     if expansion.labels[0] == race.node.limit:
         for other in list(expansion.live.values()):
             tasks.kill_frame(state, other)
@@ -277,10 +277,10 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
     if task.kind is Kind.RACE:
         _arm_judged(state, task, event.frame, event.label)
         return
-    expansion.labels[event.label] = expansion.labels.get(event.label, 0) + 1
+    expansion.labels.add(event.label)
     spec = _sample_spec(task)
     assert spec.rule is not None
-    left = expansion.width - expansion.failed - sum(expansion.labels.values())
+    left = expansion.width - expansion.failed - len(expansion.labels.order)
     if RULES[spec.rule](expansion.labels, {**dict(spec.rule_args), "left": left}):
         for frame in list(expansion.live.values()):
             tasks.kill_frame(state, frame)

@@ -24,6 +24,7 @@ from flowserve.core.queues import Lane, ReadyQueue
 from flowserve.core.service import Tenant
 from flowserve.core.shapes import BlockShape, PlanShape
 from flowserve.core.spending import Spent
+from flowserve.core.stopping.samples import Votes
 from flowserve.core.timers import Timer, Timers
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Budget, Kind, Node
@@ -297,8 +298,8 @@ class Expansion:
         """SAMPLE, RACE: samples or arms dropped."""
         self.last_code: Code | None = None
         """Why the latest of them was dropped; None while there is none."""
-        self.labels: dict[int, int] = {}
-        """SAMPLE with a rule: answer class -> samples in it. RACE: 0 -> arms that count."""
+        self.labels = Votes()
+        """SAMPLE with a rule: the classes of its samples. RACE: a 0 for each arm that counts."""
         self.unlabelled: dict[FrameId, None] = {}
         """SAMPLE with a rule, RACE: what has ended and awaits its label."""
         self.parts: dict[TaskId, Task] = {}

@@ -1,12 +1,17 @@
 """What each form of the language compiles to."""
 
+import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 import flowserve.graphs as fs
+from flowserve.core.stopping.samples import RULES, Votes
+from flowserve.errors import GraphError
 from flowserve.graphs.plan import Arg, Const, Get, Kind, Node, Op, Output, Param, Plan
+from flowserve.graphs.stopping import NUMBERS
 from flowserve.ids import BlockId, NodeId
 
 
@@ -240,10 +245,60 @@ def test_two_definitions_of_one_name_stay_apart() -> None:
     assert [n.target for n in plan.nodes] == [0, 1, 0]
 
 
-@pytest.mark.parametrize("bad", [{"threshold": 0}, {"threshold": 2}, {"threshold": 0.5, "min_samples": 0}])
-def test_certaindex_checks_its_numbers(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected a number"):
-        fs.certaindex(**bad)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: fs.certaindex(threshold=0), "threshold: expected a number above 0, at most 1; got 0"),
+        (lambda: fs.certaindex(threshold=2), "threshold: expected"),
+        (lambda: fs.certaindex(threshold=math.nan), "threshold: expected"),
+        (
+            lambda: fs.certaindex(threshold=0.5, min_samples=0),
+            "min_samples: expected a number from 1 to 1,000,000; got 0",
+        ),
+        (lambda: fs.adaptive_consistency(threshold=True), "threshold: expected"),
+        (lambda: fs.dirichlet(threshold=-1), "threshold: expected"),
+        (lambda: fs.entropy(min_samples=1.5), "min_samples: expected"),  # type: ignore[arg-type]
+        (lambda: fs.esc(window=0), "window: expected"),
+        (lambda: fs.majority(threshold=1.01), "threshold: expected"),
+        (lambda: fs.agreement(0), "agreeing: expected"),
+        (lambda: fs.agreement("2"), "agreeing: expected"),  # type: ignore[arg-type]
+    ],
+)
+def test_stopping_rules_check_their_numbers(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        make()
+    assert said in str(caught.value)
+
+
+def test_every_stopping_rule_is_declared_with_what_it_computes_with(snippets: ModuleType) -> None:
+    stops = [
+        fs.adaptive_consistency(),
+        fs.agreement(),
+        fs.certaindex(threshold=0.7),
+        fs.decided(),
+        fs.dirichlet(),
+        fs.entropy(),
+        fs.esc(),
+        fs.majority(),
+    ]
+    assert [stop.rule for stop in stops] == list(NUMBERS)
+    for stop in stops:
+        defaults = {name: number.default for name, number in NUMBERS[stop.rule].items()}
+        assert dict(stop.numbers).items() <= defaults.items()
+        for count in range(9):
+            for votes in (Votes([0] * count), Votes([0, 1] * count), Votes([0, 0, 0, 1] * count)):
+                rule = RULES[stop.rule]
+                assert rule(votes, {"left": 3}) == rule(votes, {**defaults, "left": 3}), "the same defaults"
+
+
+@pytest.mark.parametrize("changes", [{"wave": -1}, {"wave": 2, "stop": None}, {"wave": 1.5}])
+def test_a_wave_is_a_number_and_needs_a_rule(snippets: ModuleType, changes: dict[str, Any]) -> None:
+    @fs.workflow
+    def waves(problem: str) -> str:
+        return snippets.solve.sample(8, **{"vote": "final", "stop": fs.esc(), **changes})(problem).final  # type: ignore[no-any-return]
+
+    with pytest.raises(GraphError, match="wave= a number from 0 to 1,000,000, with stop="):
+        plan_of(waves)
 
 
 def test_workflows_samples_and_searches_can_be_mapped_and_sampled(snippets: ModuleType) -> None:
