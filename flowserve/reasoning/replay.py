@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flowserve.core.stopping.rules import ExitRule, ProbeAt, Stop
-from flowserve.core.stopping.samples import Rule, decided
+from flowserve.core.stopping.samples import Rule, Votes, decided
 from flowserve.core.stopping.signals import UNUSABLE, Label, Probe, Trial
 from flowserve.ids import Tokens
 from flowserve.reasoning.answers import Labels
@@ -136,10 +136,10 @@ def _outcome(recording: Recording, main: Tokens, extra: Tokens, correct: bool, s
 
 
 def elect(labels: Sequence[Label]) -> int:
-    """Index of the answer that a vote delivers: the earliest of the largest class. An unusable answer has no other vote than its own."""
-    counts = _counts(labels)
-    votes = [0 if label == UNUSABLE else counts[label] for label in labels]
-    return votes.index(max(votes))
+    """Index of the answer that a vote delivers: the earliest of the largest class. An unusable answer has its own vote only."""
+    votes = Votes(labels)
+    counts = [0 if label == UNUSABLE else votes[label] for label in labels]
+    return counts.index(max(counts))
 
 
 def vote(chains: Sequence[Ended]) -> Elected:
@@ -147,9 +147,10 @@ def vote(chains: Sequence[Ended]) -> Elected:
 
     Of three chains the third is begun only if the first two disagree.
     """
-    for number in range(1, len(chains) + 1):
-        counts = _counts([chain.label for chain in chains[:number]])
-        if decided(counts, {"left": len(chains) - number}):
+    votes = Votes()
+    for number, chain in enumerate(chains, 1):
+        votes.add(chain.label)
+        if decided(votes, {"left": len(chains) - number}):
             return _elected(chains[:number])
     return _elected(chains)
 
@@ -159,25 +160,22 @@ def _elected(chains: Sequence[Ended]) -> Elected:
     return Elected(tokens, len(chains), chains[elect([chain.label for chain in chains])].outcome.correct)
 
 
-def draw(labels: Sequence[Label], target: Label, rule: Rule, args: Mapping[str, float]) -> Drawn:
-    """Samples of one question in this order, until `rule` stops or none is left."""
-    full_correct = target != UNUSABLE and labels[elect(labels)] == target
-    counts: dict[Label, int] = {}
-    for number, label in enumerate(labels, 1):
-        counts[label] = counts.get(label, 0) + 1
-        if rule(counts, {**args, "left": len(labels) - number}):
-            return Drawn(number, target != UNUSABLE and labels[elect(labels[:number])] == target, full_correct)
-    return Drawn(len(labels), full_correct, full_correct)
-
-
 def label_samples(sampled: Sampled) -> tuple[list[Label], Label]:
     """(labels of the answers, label of the target)."""
     labels = Labels()
     return [labels[answer] for answer in sampled.answers], labels[sampled.target]
 
 
-def _counts(labels: Iterable[Label]) -> dict[Label, int]:
-    counts: dict[Label, int] = {}
-    for label in labels:
-        counts[label] = counts.get(label, 0) + 1
-    return counts
+def draw(labels: Sequence[Label], target: Label, rule: Rule, args: Mapping[str, float]) -> Drawn:
+    """Samples of one question in this order, until `rule` stops or none is left."""
+    votes = Votes()
+    full_correct = _is_right(labels, target)
+    for number, label in enumerate(labels, 1):
+        votes.add(label)
+        if rule(votes, {**args, "left": len(labels) - number}):
+            return Drawn(number, _is_right(labels[:number], target), full_correct)
+    return Drawn(len(labels), full_correct, full_correct)
+
+
+def _is_right(labels: Sequence[Label], target: Label) -> bool:
+    return target != UNUSABLE and labels[elect(labels)] == target

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from flowserve.core.stopping.rules import Continue, Decision, ProbeAt, Stop
+from flowserve.core.stopping.samples import Votes
 from flowserve.core.stopping.signals import UNUSABLE, Label, Probe, Signal, Trial
 from flowserve.reasoning.bank import RecordedProbe, RecordedTrial, Trajectory
 from flowserve.reasoning.outcomes import accuracy_change_pp, tokens_saved_pct
@@ -160,16 +161,16 @@ def test_chains_of_one_problem_share_their_classes() -> None:
     assert elsewhere.right == (0,)
 
 
-def three(counts: Mapping[Label, int], args: Mapping[str, float]) -> bool:
-    assert args["left"] == 5 - sum(counts.values())
-    return sum(counts.values()) == args["samples"]
+def fixed(votes: Votes, args: Mapping[str, float]) -> bool:
+    assert args["left"] == 5 - len(votes.order)
+    return len(votes.order) == args["samples"]
 
 
 def test_samples_are_drawn_until_the_rule_stops() -> None:
     labels, target = label_samples(Sampled("7", ("5", "7.0", "", "7", "5")))
     assert (labels, target) == ([0, 1, UNUSABLE, 1, 0], 1)
-    assert draw(labels, target, three, {"samples": 4}) == Drawn(4, correct=True, full_correct=False)
-    assert draw(labels, target, three, {"samples": 9}) == Drawn(5, correct=False, full_correct=False)
+    assert draw(labels, target, fixed, {"samples": 4}) == Drawn(4, correct=True, full_correct=False)
+    assert draw(labels, target, fixed, {"samples": 9}) == Drawn(5, correct=False, full_correct=False)
 
 
 def test_a_target_without_a_form_is_met_by_no_vote() -> None:
