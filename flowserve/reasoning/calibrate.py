@@ -26,7 +26,7 @@ from flowserve.reasoning.bounds import (
     ratio_interval,
     upper_rate,
 )
-from flowserve.reasoning.outcomes import Outcome
+from flowserve.reasoning.outcomes import Outcome, untouched
 
 FOLDS = 5
 LOWEST = -1.0
@@ -181,7 +181,7 @@ def cross_fit(paths: Sequence[Path], table: Outcomes, risk: Risk) -> CrossFit:
             unseen += [item for item in table[best] if _fold(item) == fold]
         else:
             refused += 1
-            unseen += [_unstopped(item) for item in next(iter(table.values())) if _fold(item) == fold]
+            unseen += [untouched(item) for item in next(iter(table.values())) if _fold(item) == fold]
     return CrossFit(_change(unseen), _saved(unseen), refused)
 
 
@@ -243,18 +243,3 @@ def _problem(outcome: Outcome) -> tuple[str, str]:
 def _fold(outcome: Outcome) -> int:
     """By the problem's name alone, so that another bank with the same problems deals them alike."""
     return int.from_bytes(sha256("\0".join(_problem(outcome)).encode()).digest()[:8], "big") % FOLDS
-
-
-def _unstopped(item: Outcome) -> Outcome:
-    return Outcome(
-        item.model,
-        item.dataset,
-        item.problem,
-        item.seed,
-        item.full_tokens,
-        item.full_tokens,
-        0,
-        item.full_correct,
-        item.full_correct,
-        stopped=False,
-    )

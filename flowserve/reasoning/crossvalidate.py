@@ -7,12 +7,12 @@ The grid is fixed beforehand; all else is chosen anew in every fold.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 
 from flowserve.core.stopping.chains import CHAIN_RULES
-from flowserve.reasoning.outcomes import Outcome, accuracy_change_pp, tokens_saved_pct
+from flowserve.reasoning.outcomes import Outcome, accuracy_change_pp, tokens_saved_pct, untouched
 from flowserve.reasoning.replay import Recording, walk
 
 FOLDS = 10
@@ -55,7 +55,7 @@ def cross_validate(
         for learned, left_out in _parts(points[0]):
             best = _best([[point[i] for i in learned] for point in points], allowed_pp)
             choices.append(Choice(model, None if best is None else GRIDS[rule][best], len(left_out)))
-            outcomes += [_untouched(points[0][i]) if best is None else points[best][i] for i in left_out]
+            outcomes += [untouched(points[0][i]) if best is None else points[best][i] for i in left_out]
     return outcomes, choices
 
 
@@ -76,9 +76,3 @@ def _best(points: Sequence[Sequence[Outcome]], allowed_pp: float) -> int | None:
     """Index of the point that saves most among those that lose no more; None if there is none."""
     allowed = [i for i, point in enumerate(points) if point and accuracy_change_pp(point) >= -allowed_pp]
     return max(allowed, key=lambda i: tokens_saved_pct(points[i]), default=None)
-
-
-def _untouched(item: Outcome) -> Outcome:
-    return replace(
-        item, main_tokens=item.full_tokens, extra_tokens=0, correct=item.full_correct, stopped=False, differs=False
-    )

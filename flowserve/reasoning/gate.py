@@ -23,11 +23,11 @@ PATHS: Mapping[str, Sequence[Mapping[str, float]]] = {
     "default": [{"threshold": threshold} for threshold in _THRESHOLDS],
     "deer": [{"threshold": threshold} for threshold in _THRESHOLDS],
     "agree": [{"threshold": threshold} for threshold in _THRESHOLDS],
-    "evidence": [{"nines": nines} for nines in _NINES],
+    "evidence": [{"nines": nines, "span": 2048 * nines} for nines in _NINES],
     "certaindex": [{"window": window, "every": 256} for window in _WINDOWS],
 }
-"""Parameters from strict to loose, by rule; one that is not named is judged by its defaults. Evenly in the nines of confidence, and in
-windows of 8,192 tokens down to 1,024. The error of a certificate holds for banks that had no part in what stands here, nor in the
+"""Parameters from strict to loose, by rule; one that is not named is judged by its defaults. Evenly in the nines of confidence, an
+answer having to stand the longer the more nines are asked for; in windows of 8,192 tokens down to 1,024. The error of a certificate holds for banks that had no part in what stands here, nor in the
 defaults of a rule's other parameters."""
 
 
@@ -88,17 +88,14 @@ def certificate_of(judged: Judged, risk: Risk, bank: str, created: datetime, day
 
 
 def _judge(subject: Subject, chains: Sequence[Recording], rules: Sequence[str], risk: Risk) -> list[Judged]:
-    able = [rule for rule in rules or RULES if _is_recorded(chains, _rule(rule).needs)]
-    judged = [
-        Judged(subject, (rule,), Refused(_unrecorded(_rule(rule)), None, None))
-        for rule in rules or RULES
-        if rule not in able
-    ]
+    unrecorded = {rule: _unrecorded(_rule(rule), chains) for rule in rules or RULES}
+    refused = [Judged(subject, (rule,), Refused(why, None, None)) for rule, why in unrecorded.items() if why]
+    able = [rule for rule, why in unrecorded.items() if not why]
     together = tuple(able if rules else able[:1])
-    if together:
-        verdict = calibrate([path_of(rule) for rule in together], lambda each: _replay(chains, each), risk)
-        judged.append(Judged(subject, together, verdict))
-    return judged
+    if not together:
+        return refused
+    verdict = calibrate([path_of(rule) for rule in together], lambda each: _replay(chains, each), risk)
+    return [*refused, Judged(subject, together, verdict)]
 
 
 def _replay(chains: Sequence[Recording], candidate: Candidate) -> list[Outcome]:
@@ -106,13 +103,14 @@ def _replay(chains: Sequence[Recording], candidate: Candidate) -> list[Outcome]:
     return [walk(chain, rule(candidate.args)).outcome for chain in chains]
 
 
-def _is_recorded(chains: Sequence[Recording], needs: Needs) -> bool:
-    """For a chain too short for one there is none, so one chain that has them tells that they were recorded."""
-    return any(chain.trials if needs is Needs.TRIALS else chain.probes for chain in chains)
-
-
-def _unrecorded(rule: ChainRule) -> str:
-    return f"rule '{rule.name}' observes {rule.needs.value}, and the bank has none of this model"
+def _unrecorded(rule: ChainRule, chains: Sequence[Recording]) -> str:
+    """Why it cannot be replayed, empty if it can. Chains without signals would count as never stopped and so never harmed."""
+    found = [chain.trials if rule.needs is Needs.TRIALS else chain.probes for chain in chains]
+    missing = found.count(None)
+    if not missing:
+        return ""
+    which = "none" if missing == len(chains) else f"those of {len(chains) - missing:,} of {len(chains):,} chains"
+    return f"rule '{rule.name}' observes {rule.needs.value}, and the bank has {which} of this model. Record them"
 
 
 def _rule(name: str) -> ChainRule:

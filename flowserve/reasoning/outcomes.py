@@ -1,7 +1,7 @@
 """What a rule did to recorded trajectories, and the figures of many."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowserve.ids import Tokens
 
@@ -35,6 +35,18 @@ class Outcome:
     def rescue(self) -> bool:
         """Stopping found a right answer that the whole chain went on to lose."""
         return self.correct and not self.full_correct
+
+
+def untouched(outcome: Outcome) -> Outcome:
+    """Of the same chain, had no rule looked at it."""
+    return replace(
+        outcome,
+        main_tokens=outcome.full_tokens,
+        extra_tokens=0,
+        correct=outcome.full_correct,
+        stopped=False,
+        differs=False,
+    )
 
 
 def accuracy_change_pp(outcomes: Sequence[Outcome]) -> float:
