@@ -20,6 +20,12 @@ from flowserve.reasoning.certificates import Certificate, Certificates
 from flowserve.reasoning.gate import Judged, certificate_of, judge
 from flowserve.reasoning.replay import label_all
 
+FIGURES = ("problems", "harmed", "rescued", "change", "at worst", "saved")
+DETAILS = {"problems", "harmed", "rescued"}
+"""Figures that a narrow terminal does without; `--json` has everything."""
+WIDE = 120
+"""Characters from which a terminal has room for all of them."""
+
 
 def stopping(
     bank: Path,
@@ -91,19 +97,22 @@ def _row(judged: Judged, store: Certificates) -> dict[str, Any]:
 
 
 def _show(judged: Sequence[Judged]) -> None:
-    """One row each; reasons below, where there is room for them."""
+    """One row each; reasons and parameters below, where there is room for them."""
     console = Console()
+    shown = [name for name in FIGURES if console.width >= WIDE or name not in DETAILS]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for name in ("model", "task", "rule", ""):
-        table.add_column(name, overflow="fold")
-    for name in ("problems", "harmed", "rescued", "change", "at worst", "saved"):
+    table.add_column("model", overflow="fold")
+    for name in ("task", "rule", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for each in judged:
         verdict = each.verdict
         candidate = verdict.failed if isinstance(verdict, Refused) else verdict.candidate
         name = ", ".join(each.rules) if candidate is None else candidate.rule
         told = "REFUSED" if isinstance(verdict, Refused) else "certified"
-        table.add_row(each.subject.model, each.subject.task, name, told, *_cells(verdict.figures))
+        cells = _cells(verdict.figures)
+        table.add_row(each.subject.model, each.subject.task, name, told, *(cells[figure] for figure in shown))
     console.print(table)
     for each in judged:
         verdict = each.verdict
@@ -118,14 +127,14 @@ def _numbers(rule: str, args: Mapping[str, float]) -> str:
     return f"{rule}, " + ", ".join(f"{name} {value:g}" for name, value in args.items())
 
 
-def _cells(figures: Figures | None) -> list[str]:
+def _cells(figures: Figures | None) -> dict[str, str]:
     if figures is None:
-        return [""] * 6
-    return [
-        str(figures.num_problems),
-        str(figures.harmed),
-        str(figures.rescued),
-        f"{100 * figures.change:+.2f}",
-        f"{100 * figures.change_low:+.2f}",
-        f"{100 * figures.saved:.1f} %",
-    ]
+        return dict.fromkeys(FIGURES, "")
+    return {
+        "problems": str(figures.num_problems),
+        "harmed": str(figures.harmed),
+        "rescued": str(figures.rescued),
+        "change": f"{100 * figures.change:+.2f}",
+        "at worst": f"{100 * figures.change_low:+.2f}",
+        "saved": f"{100 * figures.saved:.1f} %",
+    }

@@ -45,7 +45,7 @@ def flowserve(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subp
 
 def test_help_names_every_command() -> None:
     out = flowserve("--help").stdout
-    for command in ("serve", "run", "check", "draw", "ingest", "search", "demo", "bench", "version"):
+    for command in ("serve", "run", "check", "draw", "ingest", "search", "demo", "bench", "gate", "version"):
         assert command in out
 
 

@@ -89,7 +89,7 @@ def test_a_safe_rule_that_saves_nothing_is_refused() -> None:
 
 
 def test_several_paths_share_the_error() -> None:
-    """400 problems without harm suffice for one path (351 are needed) and not for three (466)."""
+    """400 problems without harm suffice for one path (351 are needed) and not for three (475)."""
     never = replayed(400, [0] * 5)
     assert isinstance(calibrate([PATH], never, Risk()), Certified)
     refused = calibrate([PATH, PATH[:2], PATH[:1]], never, Risk())
