@@ -263,7 +263,7 @@ def _closes_last(text: str) -> bool:
 def _scalar(text: str) -> str:
     """One value, an equation or an inequality."""
     text = _TRAILING_UNIT.sub("", text)
-    relations = _RELATION.findall(text)
+    relations: list[str] = _RELATION.findall(text)
     try:
         if not relations:
             return normal_form(text)

@@ -4,6 +4,7 @@ It guards itself by an alarm, which only a main thread may set, so it works in a
 sympy out of this one.
 """
 
+import importlib
 import importlib.util
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -52,7 +53,6 @@ class ByMathVerify:
 
 
 def _verify(left: str, right: str, timeout_s: int) -> bool:
-    from math_verify import parse, verify
-
-    one, other = (parse(f"${answer.strip('$')}$", parsing_timeout=timeout_s) for answer in (left, right))
-    return bool(verify(one, other, timeout_seconds=timeout_s))
+    package = importlib.import_module("math_verify")
+    one, other = (package.parse(f"${answer.strip('$')}$", parsing_timeout=timeout_s) for answer in (left, right))
+    return bool(package.verify(one, other, timeout_seconds=timeout_s))
