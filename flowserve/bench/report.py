@@ -50,15 +50,14 @@ def show(command: str, results: Mapping[str, Any]) -> None:
         table.add_column("figure")
         table.add_column("value", justify="right")
         for name, value in results.items():
-            if isinstance(value, list):
-                table.add_row(name, f"{len(value)} in the JSON")
-                continue
             for key, item in value.items() if isinstance(value, Mapping) else (("", value),):
                 table.add_row(f"{name} {key}".strip(), _cell(item))
     Console().print(table)
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} in the JSON"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -421,6 +421,33 @@ def bench_predictors(
     benching.predictors(json, trace or [], log or [])
 
 
+@bench.command("stopping")
+def bench_stopping(
+    bank: Annotated[Path, typer.Option(help="recorded chains: a file of JSON lines, packed or not")],
+    json: Json = None,
+    samples: Annotated[Path | None, typer.Option(help="recorded samples; JSON lines of target and answers")] = None,
+    rule: Annotated[
+        str, typer.Option(help="for chains: a name, or deer(threshold=0.99, trials=30); all: a row for each as well")
+    ] = "default",
+    sample_rule: Annotated[str, typer.Option(help="for --samples, written likewise")] = "adaptive_consistency",
+    certificates: Annotated[
+        Path | None, typer.Option(help="folder; chains without a certificate are stopped by the default")
+    ] = None,
+    template: Annotated[str, typer.Option(help="of the certificates; see gate stopping")] = "boxed",
+    task: Annotated[list[str] | None, typer.Option(help="of the certificates; see gate stopping")] = None,
+    unseen: Annotated[
+        str | None, typer.Option(help="a family of rules, its numbers chosen on other problems and seeds as well")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="write what families save and lose as SVG to this file")] = None,
+) -> None:
+    """What a rule would have done to recorded chains and samples: accuracy lost, tokens saved, samples drawn."""
+    from flowserve.cli import benching
+
+    benching.stopping(
+        json, bank, samples, rule, sample_rule, certificates, template, task or [], unseen=unseen, picture=plot
+    )
+
+
 @bench.command("workflows")
 def bench_workflows(
     json: Json = None,

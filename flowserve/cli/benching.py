@@ -99,6 +99,53 @@ def predictors(out: Path | None, traces: Sequence[Path], logs: Sequence[Path]) -
     report.write("flowserve bench predictors", results, 0, out)
 
 
+ALL_RULES = "all"
+
+
+def stopping(
+    out: Path | None,
+    bank: Path,
+    samples: Path | None,
+    rule: str,
+    sample_rule: str,
+    certificates: Path | None,
+    template: str,
+    tasks: Sequence[str],
+    unseen: str | None,
+    picture: Path | None,
+) -> None:
+    from flowserve.bench import stopping as bench
+    from flowserve.bench.stopping_plot import pareto
+    from flowserve.cli.gating import classes_of
+    from flowserve.core.stopping.chains import DEFAULT_RULE
+
+    asked = bench.candidate_of(DEFAULT_RULE if rule == ALL_RULES else rule)
+    if certificates is None:
+        name, choose = str(asked) if asked.args else asked.rule, bench.always(asked)
+    elif rule == DEFAULT_RULE:
+        name, choose = "certified", bench.certified(certificates, template, classes_of(tasks))
+    else:
+        raise ConfigError(f"--certificates say by which rule chains are stopped; leave out --rule {rule}")
+    recordings = bench.read(bank)
+    results = bench.run(recordings, name, choose)
+    if rule == ALL_RULES:
+        results["rules"] = bench.run_all(recordings)
+        for each in results["rules"]:
+            say(bench.told(each["rule"], each))
+    for each in results["by_model_set"]:
+        say(bench.told(f"{each['model']} {each['dataset']} {each['rule']}", each))
+    if unseen is not None:
+        results["unseen"] = bench.run_unseen(recordings, unseen)
+        say(bench.told(results["unseen"]["rule"], results["unseen"]))
+    if samples is not None:
+        results["samples"] = bench.run_samples(samples, bench.candidate_of(sample_rule))
+        results["samples_mean"] = results["samples"]["mean"]
+    if picture is not None:
+        title = f"Stopping chains of {bank.name}: accuracy against tokens"
+        picture.write_text(pareto(title, bench.pareto(recordings)), encoding="utf-8")
+    report.write("flowserve bench stopping", results, bench.SEED, out)
+
+
 def _questions(data: Path) -> Path:
     """The file itself, or the MuSiQue file of a data folder."""
     if data.is_dir():

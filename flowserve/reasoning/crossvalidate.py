@@ -25,6 +25,7 @@ def _grid(**values: Sequence[float]) -> tuple[Args, ...]:
 
 
 GRIDS: dict[str, tuple[Args, ...]] = {
+    "budget": _grid(tokens=[2048, 4096, 8192, 12288, 16384]),
     "deer": _grid(trials=[30], threshold=[0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999]),
     "agree": _grid(apart=[1], agreeing=[2, 3], threshold=[0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]),
     "evidence": _grid(nines=[2, 2.5, 2.75, 3, 3.25, 3.5, 3.75, 4, 4.5], keep=[0, 0.3, 0.5], span=[2048, 3072]),

@@ -109,6 +109,11 @@ def walk(recording: Recording, rule: ExitRule) -> Ended:
     return _ran_to_its_end(recording, extra)
 
 
+def whole(recording: Recording) -> Ended:
+    """The chain as it was recorded, under no rule."""
+    return _ran_to_its_end(recording, 0)
+
+
 def _stopped(recording: Recording, label: Label, position: Tokens, extra: Tokens) -> Ended:
     outcome = _outcome(recording, position, extra, label in recording.right, stopped=True)
     return Ended(replace(outcome, differs=label != recording.final or label == UNUSABLE), label)
@@ -151,11 +156,12 @@ def vote(chains: Sequence[Ended]) -> Elected:
     for number, chain in enumerate(chains, 1):
         votes.add(chain.label)
         if decided(votes, {"left": len(chains) - number}):
-            return _elected(chains[:number])
-    return _elected(chains)
+            return vote_of_all(chains[:number])
+    return vote_of_all(chains)
 
 
-def _elected(chains: Sequence[Ended]) -> Elected:
+def vote_of_all(chains: Sequence[Ended]) -> Elected:
+    """Chains of one problem begun all at once."""
     tokens = sum(chain.outcome.main_tokens + chain.outcome.extra_tokens for chain in chains)
     return Elected(tokens, len(chains), chains[elect([chain.label for chain in chains])].outcome.correct)
 
