@@ -10,6 +10,8 @@
 | entropy    | the answers of the last probes have little entropy                    | Certaindex of many paths, on one     |
 | budget     | so many tokens are written                                            | a limit on thinking                  |
 | evidence   | trials that agree have summed up to so much, or the answer stands     | ours                                 |
+
+A rule over the token confidence of many branches is in `deepconf.py`.
 """
 
 from collections import deque
@@ -217,6 +219,8 @@ class Needs(Enum):
 
     TRIALS = "trials"
     PROBES = "probes"
+    CONFIDENCE = "confidence"
+    """Of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +237,7 @@ class Number:
         return self.least <= value <= self.most and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
-        return f"a {'whole ' if self.whole else ''}number from {self.least:g} to {self.most:,g}"
+        return f"a {'whole ' if self.whole else ''}number from {self.least:g} to {self.most:,.10g}"
 
 
 @dataclass(frozen=True, slots=True)
