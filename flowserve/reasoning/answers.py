@@ -45,6 +45,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _ASSIGNMENT = re.compile(r"([a-zA-Z](?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in(?![a-zA-Z]))\s*(?=\S)")
 _CHOICE = re.compile(r"\(?([A-Z])\)?\.?")
 _MATRIX = re.compile(r"\\begin\{([pbv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_UNION = re.compile(r"\\cup(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:leq?|geq?|neq?)(?![a-zA-Z])|[<>]=?|=|≤|≥|≠")
 _RELATIONS = {
     "\\le": "<=",
@@ -189,8 +190,9 @@ def _form(text: str) -> str:
         return choice[1]
     if _PROSE.fullmatch(text) and text != "pi":
         return " ".join(re.findall(r"\w+", text.lower()))
-    if "\\cup" in text:
-        return " u ".join(sorted(_form(part.strip()) for part in re.split(r"\\cup(?![a-zA-Z])", text)))
+    parts = [part.strip() for part in _UNION.split(text)]
+    if len(parts) > 1 and all(parts):
+        return " u ".join(sorted(map(_form, parts)))
     if assignment := _ASSIGNMENT.match(text):
         value = text[assignment.end() :]
         if not _RELATION.search(value) and not _is_list(value):

@@ -136,7 +136,13 @@ def _add(left: Sum, right: Sum) -> Sum:
     total = dict(left)
     for monomial, coefficient in right.items():
         total[monomial] = total.get(monomial, Fraction(0)) + coefficient
-    return {monomial: coefficient for monomial, coefficient in total.items() if coefficient}
+    return {monomial: _within(coefficient) for monomial, coefficient in total.items() if coefficient}
+
+
+def _within(number: Fraction) -> Fraction:
+    if number.numerator.bit_length() + number.denominator.bit_length() > 2 * MAX_BITS:
+        raise NotAnExpression("a number of too many digits")
+    return number
 
 
 def _multiply(left: Sum, right: Sum) -> Sum:
@@ -370,7 +376,7 @@ class _Parser:
             return _multiply(_number(Fraction(-1)), self._argument())
         if ahead in ("{", "("):
             return self._enclosed(ahead, "}" if ahead == "{" else ")")
-        if ahead.isdigit():
+        if ahead.isdecimal():
             return self._digits()
         return self._base()
 

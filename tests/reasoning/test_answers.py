@@ -4,6 +4,7 @@ import json
 import os
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,136 @@ def test_an_unusable_answer_agrees_with_nothing_not_even_with_itself(answer: str
     assert len(labels) == 0
 
 
-@pytest.mark.parametrize("hostile", ["(" * 5000 + ")" * 5000, "(" * 90 + "1" + ")" * 90, "9^9^9^9^9", "9" * 300 + "^{99}", "(a+b+c)^8(d+e+f)^8", "1/0", "x" * 5000, "\\frac" * 50])  # fmt: skip
-def test_hostile_answers_cost_little_and_raise_nothing(hostile: str) -> None:
+HOSTILE = [
+    "(" * 5000 + ")" * 5000,
+    "(" * 90 + "1" + ")" * 90,
+    "9^9^9^9^9",
+    "9" * 300 + "^{99}",
+    "*".join(["1e999"] * 50),
+    "+".join(f"\\frac{{1}}{{{k}^{{90}}}}" for k in range(2, 20)),
+    "(a+b+c)^8(d+e+f)^8",
+    "1/0",
+    "1\\cup",
+    "\\cupa",
+    "x^²",
+    "x" * 5000,
+    "\\frac" * 50,
+    "\\sqrt" * 79 + "2",
+    "x^" + "-" * 390 + "1",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_answer_is_another_answer_and_nothing_worse(hostile: str) -> None:
     canonical(hostile)
     assert not same(hostile, "1")
+
+
+PIECES = [
+    "1",
+    "23",
+    "0",
+    "x",
+    "y",
+    "a",
+    "\\frac",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "^",
+    "_",
+    "+",
+    "-",
+    "*",
+    "/",
+    "!",
+    "\\sqrt",
+    "\\pi",
+    "\\sin",
+    "=",
+    "<",
+    ",",
+    "|",
+    "\\cup",
+    "\\pm",
+    "\\{",
+    "\\}",
+    "\\text{",
+    "9^99",
+    "1e999",
+    "1e-999",
+    "100!",
+    "\\binom",
+    "\\infty",
+    "i",
+    ".5",
+    "%",
+    "\\begin{pmatrix}",
+    "\\end{pmatrix}",
+    "&",
+    "\\\\",
+    "\\in",
+    "\\cot",
+    "\\cdot",
+    "²",
+    "½",
+    "٣",
+    "π",
+]
+
+
+def test_no_text_at_all_raises() -> None:
+    chance = random.Random(4)
+    for _ in range(3000):
+        text = "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 25)))
+        form = canonical(text)
+        assert form is None or same(text, text)
+
+
+def grown(chance: random.Random, depth: int) -> tuple[str, Callable[[float, float], float]]:
+    """A random expression, written in LaTeX, and what it is at x and y."""
+    if depth == 0:
+        number = chance.randint(1, 6)
+        return chance.choice(
+            [
+                (str(number), lambda x, y: number),
+                ("x", lambda x, y: x),
+                ("y", lambda x, y: y),
+                (f"\\sqrt{{{number}}}", lambda x, y: number**0.5),
+                (f"{number}.5", lambda x, y: number + 0.5),
+            ]
+        )
+    (left, f), (right, g) = grown(chance, depth - 1), grown(chance, chance.randrange(depth))
+    return chance.choice(
+        [
+            (f"{left} + {right}", lambda x, y: f(x, y) + g(x, y)),
+            (f"({left}) - ({right})", lambda x, y: f(x, y) - g(x, y)),
+            (f"\\left({left}\\right)\\left({right}\\right)", lambda x, y: f(x, y) * g(x, y)),
+            (f"\\dfrac{{{left}}}{{{right}}}", lambda x, y: f(x, y) / g(x, y)),
+            (f"({left})^2", lambda x, y: f(x, y) ** 2),
+        ]
+    )
+
+
+def test_expressions_with_one_form_have_one_value() -> None:
+    """Small random expressions, so that many of them are equal; the values are taken at two points."""
+    chance = random.Random(8)
+    values: dict[str, tuple[float, float]] = {}
+    met = 0
+    for _ in range(4000):
+        text, value = grown(chance, chance.randint(0, 2))
+        try:
+            here = (value(0.7310, 1.9137), value(2.2941, 0.4127))
+        except ZeroDivisionError:
+            continue
+        form = canonical(text)
+        assert form is not None
+        met += form in values
+        assert values.setdefault(form, here) == pytest.approx(here), text
+    assert met > 500
 
 
 def test_labels_count_classes_and_keep_the_first_wording() -> None:
