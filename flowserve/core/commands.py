@@ -238,6 +238,8 @@ class Join:
     task: TaskId
     attempt: int
     frames: tuple[FrameId, ...]
+    stopped_by: str | None = None
+    """SAMPLE: the rule that ended it before all were drawn; None: all have ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 | kind    | number means   | frames at once         | frame done                   | frame failed  | Join takes        |
 |---------|----------------|------------------------|------------------------------|---------------|-------------------|
 | MAP     | items          | `concurrency`, 0 = all | open the next                | it fails [1]  | all, in order     |
-| SAMPLE  | samples        | `concurrency`, 0 = all | Label if a rule; the next    | dropped       | those done        |
+| SAMPLE  | samples        | as MAP, and `sampling` | Label if a rule; the next    | dropped       | those done        |
 | SWITCH  | the arm        | 1                      | join                         | it fails      | the one           |
 | LOOP    | 1 stop, 0 more | 1                      | Evaluate, or join at `limit` | it fails      | the last, or none |
 | RACE    | the arms       | all                    | Label; join at `limit`       | dropped       | the first `limit` |
@@ -14,12 +14,12 @@ Of a SAMPLE or LOOP fewer are opened where the run would be late and its author 
 [1] A map that began early, whose list is not whole, starts over: see `early`.
 """
 
-from flowserve.core import degradation, estimates, failing, readiness, runs, tasks
+from flowserve.core import degradation, estimates, failing, readiness, runs, sampling, tasks
 from flowserve.core.commands import CloseFrame, Evaluate, Join, Label, Mark, Return, Status
 from flowserve.core.events import Called, Code, SampleLabelled
 from flowserve.core.state import Consequence, Expansion, Frame, Phase, SchedulerState, Task, Width
 from flowserve.core.stopping.samples import RULES
-from flowserve.graphs.plan import Kind, SampleSpec
+from flowserve.graphs.plan import Kind
 from flowserve.ids import BlockId, FrameId
 
 
@@ -30,11 +30,11 @@ def open_frame(state: SchedulerState, task: Task, block: BlockId, index: int) ->
         tasks.create(state, frame, position)
 
 
-def join(state: SchedulerState, task: Task) -> None:
+def join(state: SchedulerState, task: Task, stopped_by: str | None = None) -> None:
     """All that counts is done: let the driver build the value."""
     assert task.expansion is not None
     tasks.move(task, Phase.JOINING)
-    state.out.append(Join(task.run.id, task.id, task.attempt, tuple(task.expansion.closing())))
+    state.out.append(Join(task.run.id, task.id, task.attempt, tuple(task.expansion.closing()), stopped_by))
 
 
 def refuse(state: SchedulerState, task: Task, code: Code) -> None:
@@ -61,7 +61,7 @@ def evaluated(state: SchedulerState, task: Task, choice: int) -> None:
 
 
 def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
-    rule = _sample_spec(task).rule if task.kind is Kind.SAMPLE else None
+    rule = sampling.spec_of(task).rule if task.kind is Kind.SAMPLE else None
     if width > task.node.limit and task.kind is not Kind.RACE:
         refuse(state, task, Code.LIMIT)
     elif rule is not None and rule not in RULES:
@@ -69,6 +69,8 @@ def _fan_out(state: SchedulerState, task: Task, width: int) -> None:
     else:
         task.expansion = Expansion(_samples(state, task, width) if task.kind is Kind.SAMPLE else width)
         tasks.move(task, Phase.OPEN)
+        if rule is not None:
+            sampling.expect(task)
         if width:
             open_more(state, task)
         else:
@@ -87,7 +89,7 @@ def _samples(state: SchedulerState, task: Task, width: int) -> int:
 def open_more(state: SchedulerState, task: Task) -> None:
     expansion = task.expansion
     assert expansion is not None
-    room = task.node.concurrency or expansion.width
+    room = min(task.node.concurrency or expansion.width, sampling.room(state, task))
     while expansion.opened < expansion.width and len(expansion.live) < room:
         expansion.opened += 1
         state.streamed += expansion.sure is not Width.KNOWN
@@ -164,7 +166,7 @@ def frame_done(state: SchedulerState, item: Consequence) -> None:
     elif expansion.complete:
         join(state, owner)
     else:
-        if owner.kind is Kind.SAMPLE and _sample_spec(owner).rule is not None:
+        if owner.kind is Kind.SAMPLE and sampling.spec_of(owner).rule is not None:
             expansion.unlabelled[frame.id] = None
             state.out.append(Label(owner.run.id, owner.id, frame.id))
         open_more(state, owner)
@@ -217,6 +219,8 @@ def _sample_dropped(state: SchedulerState, sample: Task, code: Code, origin: Tas
     expansion.failed += 1
     expansion.last_code = code
     if len(expansion.done) + expansion.failed < expansion.width:
+        if sampling.spec_of(sample).rule is not None:
+            sampling.expect(sample)
         open_more(state, sample)
     elif expansion.done:
         join(state, sample)
@@ -266,7 +270,8 @@ def _forget(state: SchedulerState, race: Task, frame: FrameId) -> None:
 
 
 def labelled(state: SchedulerState, event: SampleLabelled) -> None:
-    """A sample has its answer class: if that is enough, cancel the rest and join those that are done. Of races: see above."""
+    """A sample has its answer class: if that is enough, cancel the rest and join those that are done, else begin those that are
+    needed now. Of races: see above."""
     run = state.runs.get(event.run)
     task = run.tasks.get(event.task) if run is not None else None
     expansion = task.expansion if task is not None else None
@@ -278,17 +283,13 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
         _arm_judged(state, task, event.frame, event.label)
         return
     expansion.labels.add(event.label)
-    spec = _sample_spec(task)
-    assert spec.rule is not None
-    left = expansion.width - expansion.failed - len(expansion.labels.order)
-    if RULES[spec.rule](expansion.labels, {**dict(spec.rule_args), "left": left}):
+    if sampling.enough(task):
         for frame in list(expansion.live.values()):
             tasks.kill_frame(state, frame)
-        join(state, task)
-
-
-def _sample_spec(task: Task) -> SampleSpec:
-    return task.run.plan.samples[task.node.target]
+        join(state, task, sampling.spec_of(task).rule)
+    else:
+        sampling.expect(task, expansion.needed - 1)
+        open_more(state, task)
 
 
 # --- calls of a dynamic function ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ It walks everything: the cost is proportional to what is live.
 from collections import Counter
 from collections.abc import Iterator
 
-from flowserve.core import budgets, placement, tasks
+from flowserve.core import budgets, placement, sampling, tasks
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.passing import MOST_GROUPS
@@ -56,6 +56,9 @@ def _whole(state: SchedulerState) -> Iterator[str]:
     work = sum(run.work for run in state.runs.values() if not run.held)
     if abs(state.work - work) > 1e-6 * max(1.0, work):
         yield f"{state.work} s of work are counted, the runs have {work}"
+    measuring = sum(tasks.being_measured(state, task) for run in state.runs.values() for task in run.tasks.values())
+    if state.measuring != measuring:
+        yield f"{state.measuring} calls are counted as being measured, {measuring} are"
     at_engines = sum(len(engine.running) for engine in state.engines.values())
     if state.at_engines != at_engines:
         yield f"{state.at_engines} calls are counted at engines, {at_engines} are there"
@@ -248,9 +251,10 @@ def _phase(task: Task) -> Iterator[str]:
         accounted = len(expansion.live) + len(expansion.done) + expansion.failed
         if accounted != expansion.opened or expansion.opened > expansion.width:
             yield f"{task!r} opened {expansion.opened} frames of {expansion.width}, {accounted} are accounted for"
-        room = task.node.concurrency or expansion.width
-        if len(expansion.live) != min(room, expansion.width - len(expansion.done) - expansion.failed):
-            yield f"{task!r} has {len(expansion.live)} frames at work, room for {room}"
+        room, rest = task.node.concurrency or expansion.width, expansion.width - len(expansion.done) - expansion.failed
+        least = min(room, rest, sampling.certain(task))
+        if not least <= len(expansion.live) <= min(room, rest):
+            yield f"{task!r} has {len(expansion.live)} frames at work, wants {least}, room for {room}"
     if task.kind in (Kind.SWITCH, Kind.LOOP) and len(expansion.live) > 1:
         yield f"{task!r} has {len(expansion.live)} frames at work"
 

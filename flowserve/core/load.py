@@ -31,6 +31,14 @@ def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
     return tokens + -tokens % PAGE
 
 
+def spare_seats(state: SchedulerState) -> int:
+    """Seats at engines that no call waits for, of whatever model."""
+    free = sum(max(0, engine.limit - engine.seats) for engine in state.engines.values())
+    waiting = sum(queue.size for queue in state.models.values())
+    waiting += sum(engine.queue.size for engine in state.engines.values())
+    return max(0, free - waiting - state.measuring)
+
+
 def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) -> None:
     """`task` goes to `engine`, which is thought to hold `resident` tokens of its prompt."""
     call = task.call

@@ -274,6 +274,7 @@ class Expansion:
         "labels",
         "last_code",
         "live",
+        "needed",
         "opened",
         "parts",
         "sure",
@@ -300,6 +301,8 @@ class Expansion:
         """Why the latest of them was dropped; None while there is none."""
         self.labels = Votes()
         """SAMPLE with a rule: the classes of its samples. RACE: a 0 for each arm that counts."""
+        self.needed = 0
+        """SAMPLE with a rule: at least so many further labels come before it stops."""
         self.unlabelled: dict[FrameId, None] = {}
         """SAMPLE with a rule, RACE: what has ended and awaits its label."""
         self.parts: dict[TaskId, Task] = {}
@@ -433,6 +436,7 @@ class SchedulerState:
         "homes",
         "immediate",
         "lengths",
+        "measuring",
         "models",
         "now",
         "out",
@@ -493,6 +497,8 @@ class SchedulerState:
         """What calls are expected to write."""
         self.tenants: dict[str, Tenant] = {}
         """Whose runs are live or were lately."""
+        self.measuring = 0
+        """Model calls that are being measured, and therefore wait in no queue yet."""
         self.at_engines = 0
         """Model calls that are at engines."""
         self.width = 0.0

@@ -206,6 +206,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     if task.phase is not Phase.READY or call is None or call.measured or task.lane is not None:
         raise _impossible(event, task)
     call.measured = True
+    state.measuring -= 1
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
     call.on_loss, call.prefix = event.on_loss, event.prefix
     lengths.expect(state, task, event)

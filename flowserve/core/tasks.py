@@ -101,6 +101,7 @@ def enqueue(state: SchedulerState, task: Task) -> None:
         if task.call is None:
             task.call = ModelCall()
             if state.config.measure:
+                state.measuring += 1
                 state.out.append(_measure(task))
                 return
         wait_for_engine(state, task)
@@ -112,6 +113,11 @@ def enqueue(state: SchedulerState, task: Task) -> None:
         state.agenda.append(Consequence(Todo.START_AGENT, task))
     else:
         state.immediate.append(task)
+
+
+def being_measured(state: SchedulerState, task: Task) -> bool:
+    """The driver owes its size."""
+    return state.config.measure and task.call is not None and not task.call.measured
 
 
 def _measure(task: Task) -> Measure:
@@ -164,6 +170,8 @@ def release(state: SchedulerState, task: Task) -> None:
         task.place = None
     elif task.lane is not None:
         task.lane.queue.withdraw(task)
+    elif being_measured(state, task):
+        state.measuring -= 1
 
 
 def drop_parts(state: SchedulerState, task: Task) -> None:

@@ -94,9 +94,10 @@ class PlanBuilder:
         limit: int = 5,
         rule: str | None = None,
         args: Sequence[tuple[str, float]] = (),
+        wave: int | None = None,
         **fields: Any,
     ) -> int:
-        self.samples.append(SampleSpec("", rule, tuple(args)))
+        self.samples.append(SampleSpec("", rule, tuple(args), wave))
         return self.add(Kind.SAMPLE, deps, name, bodies=(body,), limit=limit, target=len(self.samples) - 1, **fields)
 
     def switch(self, bodies: Sequence[int], *deps: int, name: str = "", **fields: Any) -> int:
@@ -266,6 +267,8 @@ RULES = (
     ("certaindex", (("min_samples", 2.0), ("every", 1.0))),
     ("adaptive_consistency", ()),
     ("decided", ()),
+    ("esc", (("window", 2.0),)),
+    ("agreement", ()),
 )
 
 
@@ -288,8 +291,9 @@ def _random_node(
         case Kind.SAMPLE:
             rule, args = rnd.choice(RULES)
             limit = rnd.randint(1, 4)
-            degrade = _random_degradation(rnd, 1, limit)
-            return b.sample(bodies[0], *deps, limit=limit, rule=rule, args=args, degrade=degrade, **fields)
+            wave = rnd.choice([None, 0, 1, 2]) if rule is not None else None
+            fields |= {"degrade": _random_degradation(rnd, 1, limit), "concurrency": rnd.choice([0, 0, 2])}
+            return b.sample(bodies[0], *deps, limit=limit, rule=rule, args=args, wave=wave, **fields)
         case Kind.SWITCH:
             return b.switch(bodies, *deps, **fields)
         case Kind.RACE:

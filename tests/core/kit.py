@@ -91,9 +91,10 @@ class PlanBuilder:
         n: int = 3,
         rule: str | None = None,
         args: Sequence[tuple[str, float]] = (),
+        wave: int | None = None,
         **fields: Any,
     ) -> NodeId:
-        self.samples.append(SampleSpec("", rule, tuple(args)))
+        self.samples.append(SampleSpec("", rule, tuple(args), wave))
         return self.add(Kind.SAMPLE, deps, bodies=(body,), limit=n, target=len(self.samples) - 1, **fields)
 
     def switch(self, bodies: Sequence[int], *deps: int, **fields: Any) -> NodeId:
@@ -273,7 +274,8 @@ def _brief(command: Command) -> str:
         case c.Label():
             return f"label {command.task} frame {command.frame}"
         case c.Join():
-            return f"join {command.task} of {list(command.frames)}"
+            stopped = f" stopped by {command.stopped_by}" if command.stopped_by is not None else ""
+            return f"join {command.task} of {list(command.frames)}{stopped}"
         case c.Return():
             what = f"frame {command.frame}" if command.code is None else f"error {command.code}"
             return f"return {command.task} call {command.call} {what}"
@@ -845,11 +847,13 @@ def _random_node(
                     ("certaindex", (("min_samples", 2.0), ("every", 1.0))),
                     ("adaptive_consistency", ()),
                     ("decided", ()),
+                    ("esc", (("window", 2.0),)),
+                    ("agreement", ()),
                 ]
             )
-            n = rnd.randint(1, 4)
-            degrade = _random_degradation(rnd, 1, n)
-            return builder.sample(bodies[0], *deps, n=n, rule=rule, args=args, degrade=degrade, **fields)
+            n, wave = rnd.randint(1, 4), rnd.choice([None, 0, 1, 2]) if rule is not None else None
+            fields |= {"degrade": _random_degradation(rnd, 1, n), "concurrency": rnd.choice([0, 0, 2])}
+            return builder.sample(bodies[0], *deps, n=n, rule=rule, args=args, wave=wave, **fields)
         case Kind.SWITCH:
             return builder.switch(bodies, *deps, **fields)
         case Kind.RACE:

@@ -137,7 +137,8 @@ def test_agreeing_samples_end_the_others(kit: ModuleType) -> None:
     bench = kit.Bench(window=3)
     bench.submit(b.build())
     bench.evaluate(1, 4)
-    assert kit.brief(bench.finish(3)) == ["completed 3", "label 1 frame 2", "running 5", "dispatch 5 at e0"]
+    opened = ["open 4 block 1 for 1[3]", "ready 5", "running 5", "dispatch 5 at e0"]
+    assert kit.brief(bench.finish(3)) == ["completed 3", "label 1 frame 2", *opened]
     assert kit.brief(bench.label(1, 2, 0)) == []
     assert kit.brief(bench.finish(5)) == ["completed 5", "label 1 frame 4"]
     assert kit.brief(bench.label(1, 4, 0)) == [
@@ -147,7 +148,7 @@ def test_agreeing_samples_end_the_others(kit: ModuleType) -> None:
         "cancel 4 at e0",
         "cancelled 4",
         "close 3",
-        "join 1 of [2, 4]",
+        "join 1 of [2, 4] stopped by certaindex",
     ]
     assert bench.label(1, 4, 0) == [] and bench.state.stale == 1
 
@@ -170,7 +171,7 @@ def test_a_vote_that_is_decided_cancels_the_samples_that_are_left(kit: ModuleTyp
         "cancel 6 at e0",
         "cancelled 6",
         "close 5",
-        "join 1 of [1, 2, 3]",
+        "join 1 of [1, 2, 3] stopped by decided",
     ]
 
 

@@ -114,8 +114,10 @@ def esc(votes: Votes, args: Mapping[str, float]) -> bool:
     became known one after the other, which is the same when they are drawn in waves.
     """
     window = int(args.get("window", 5))
-    n = len(votes.order)
-    return n > 0 and n % window == 0 and votes.order[-1] != UNUSABLE and len(set(votes.order[-window:])) == 1
+    drawn, latest = votes.order, votes.order[-window:]
+    if not drawn or len(drawn) % window or drawn[-1] == UNUSABLE:
+        return False
+    return all(label == drawn[-1] for label in latest)
 
 
 def agreement(counts: Mapping[Label, int], args: Mapping[str, float]) -> bool:
