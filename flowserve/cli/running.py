@@ -96,6 +96,9 @@ def _row(record: NodeRecord) -> tuple[str | Text, ...]:
     status = Text(record.status.value, COLOURS.get(record.status.value, "white"))
     if record.degraded is not None:
         status.append(", {to} of {from} {what}".format_map(record.degraded), "magenta")
+    if record.votes is not None:
+        votes = record.votes
+        status.append(f", {votes.drawn} of {votes.asked} samples, certainty {votes.certainty:.2f}", "dim")
     wait = _seconds(record.ready_s, record.started_s)
     work = _seconds(record.started_s, record.ended_s)
     tokens = f"{record.tokens_in}+{record.tokens_out}" if record.tokens_in else ""

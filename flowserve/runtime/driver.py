@@ -327,7 +327,7 @@ class Driver:
         task = run.tasks[command.task]
         task.attempt = command.attempt
         frames = [run.frames[frame] for frame in command.frames]
-        self._answer(task, run.id, lambda: local.join(run, task, frames))
+        self._answer(task, run.id, lambda: local.join(run, task, frames, command.stopped_by))
 
     def _answer(self, task: TaskState, run: RunId, work: Callable[[], e.Event]) -> None:
         """Do pure work now; whatever goes wrong in it is the task's failure."""

@@ -1,5 +1,6 @@
 """Work that needs no waiting: expressions, widths, arms, joins and votes, answered in the same drain."""
 
+from dataclasses import asdict
 from typing import Any
 
 from flowserve.core import events as e
@@ -9,7 +10,7 @@ from flowserve.graphs.plan import Kind
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.items import same
 from flowserve.runtime.run import Run, TaskState
-from flowserve.runtime.votes import Key, answer_key, winner
+from flowserve.runtime.votes import Key, answer_key, tally, winner
 
 EVALUATED = frozenset({Kind.COMPUTE, Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE})
 """Kinds whose Dispatch is answered at once."""
@@ -95,14 +96,14 @@ def frame_params(task: TaskState, index: int) -> tuple[Any, ...]:
     return ()
 
 
-def join(run: Run, task: TaskState, frames: list[Frame]) -> e.Event:
-    """Build the value of an expanded task from its frames."""
+def join(run: Run, task: TaskState, frames: list[Frame], stopped_by: str | None = None) -> e.Event:
+    """Build the value of an expanded task from its frames; of samples, `stopped_by` is the rule that ended them early."""
     kind = task.node.kind
     value: Any
     if kind is Kind.MAP:
         value = [frame.result() for frame in frames]
     elif kind is Kind.SAMPLE:
-        value = _vote(run, task, [frame.result() for frame in frames])
+        value = _vote(run, task, [frame.result() for frame in frames], stopped_by)
     elif kind is Kind.SWITCH or (kind is Kind.RACE and task.node.limit == 1):
         value = frames[0].result()
     elif kind is Kind.RACE:
@@ -115,10 +116,14 @@ def join(run: Run, task: TaskState, frames: list[Frame]) -> e.Event:
     return e.TaskFinished(run.id, task.id, task.attempt)
 
 
-def _vote(run: Run, task: TaskState, results: list[Any]) -> Any:
+def _vote(run: Run, task: TaskState, results: list[Any], stopped_by: str | None) -> Any:
     if run.program.plan.samples[task.node.target].vote is None:
         return results
-    return results[winner([_key(run, task, result) for result in results])]
+    keys = [_key(run, task, result) for result in results]
+    record = task.record
+    asked = record.degraded["to"] if record.degraded is not None else task.node.limit
+    record.votes = tally(keys, asked, stopped_by)
+    return results[winner(keys)]
 
 
 def label(run: Run, task: TaskState, frame: Frame) -> int:
@@ -139,7 +144,7 @@ def _key(run: Run, task: TaskState, result: Any) -> Key:
 
 
 def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
-    """What `node.completed` tells: the output where it is short, and the tokens of a model call."""
+    """What `node.completed` tells: the output where it is short, how a vote went, and the tokens of a model call."""
     record = task.record
     data: dict[str, Any] = {}
     if task.role is Role.NODE and task.node.id in task.frame.values and run.raw is None:
@@ -148,6 +153,8 @@ def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
             data["output"] = shown
         else:
             data["output_omitted"] = f"longer than {SHOWN_CHARS} characters"
+    if record.votes is not None:
+        data["votes"] = asdict(record.votes)
     if record.tokens_in or record.tokens_out:
         data["usage"] = {
             "tokens_in": record.tokens_in,

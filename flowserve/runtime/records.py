@@ -9,6 +9,7 @@ from typing import Any
 from flowserve.core.commands import Spending, Status
 from flowserve.graphs.plan import Budget
 from flowserve.ids import RunId, Seconds, Tokens
+from flowserve.runtime.votes import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class RunEvent:
     node.continued node.degraded node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
     Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
     belongs to what the run returns. After `node.retrying` the deltas of that node begin anew; after `node.continued`
-    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}. A map that takes items of a list while it is
+    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}; `node.completed` of a vote
+    has data {"votes": {...}} (`votes.Tally`). A map that takes items of a list while it is
     written may drop them: their nodes are cancelled, and nodes with the same labels begin. Exactly one terminal `run.*` event comes last.
     """
 
@@ -88,6 +90,8 @@ class NodeRecord:
     error: str | None = None
     degraded: dict[str, Any] | None = None
     """{"node", "what", "from", "to", "harm"} when less of it is done than declared."""
+    votes: Tally | None = None
+    """How its samples have voted; None: no vote, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class TaskState:
         self.error = None
         self.collected, self.streams, self.held = Collected(), {}, None
         self.record.first_token_s = None
-        self.record.degraded = None
+        self.record.degraded = self.record.votes = None
 
 
 class Run:

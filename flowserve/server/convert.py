@@ -1,5 +1,6 @@
 """Between the wire and the core, once in each direction."""
 
+from dataclasses import asdict
 from typing import Any
 
 from flowserve.errors import Problem
@@ -65,7 +66,9 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
 
 
 def run_result(run: RunSnapshot) -> dict[str, Any]:
-    return {**run_summary(run), "result": run.result, "error": run.error, "degraded": list(run.degraded)}
+    votes = [{"node": record.label, **asdict(record.votes)} for record in run.nodes if record.votes is not None]
+    told = {"result": run.result, "error": run.error, "degraded": list(run.degraded), "votes": votes}
+    return {**run_summary(run), **told}
 
 
 def run_detail(run: RunSnapshot) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def _node(record: NodeRecord) -> dict[str, Any]:
         "cached_tokens": record.cached_tokens,
         "engine": record.engine,
         "error": record.error,
+        "votes": None if record.votes is None else asdict(record.votes),
     }
 
 

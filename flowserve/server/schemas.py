@@ -134,6 +134,23 @@ class DegradedOut(Out):
     harm: float = Field(description="What the result loses by it, above 0 and at most 1, as the author judges.")
 
 
+class VotesOut(Out):
+    """How samples have voted."""
+
+    asked: int = Field(description="Samples that the workflow declares, or what a degradation left of them.")
+    drawn: int = Field(description="Samples that ended well and count; others failed, were cancelled or not begun.")
+    counts: list[int] = Field(description="Samples by answer, the most frequent answer first.")
+    unusable: int = Field(description="Samples without an answer; with `counts` they make `drawn`.")
+    certainty: float = Field(description="1 - H / log n of the answers: 0 when all differ, 1 when all agree.")
+    stopped_by: str | None = Field(description="Rule that ended sampling; null: all that were asked for have ended.")
+
+
+class NodeVotesOut(VotesOut):
+    """A vote of a run."""
+
+    node: str = Field(description="Label of the node.")
+
+
 class RunErrorOut(Out):
     """Why a run has no result."""
 
@@ -167,6 +184,7 @@ class RunResult(RunSummary):
     result: Any = Field(description="Null until the status is completed.")
     error: RunErrorOut | None
     degraded: list[DegradedOut]
+    votes: list[NodeVotesOut] = Field(description="Of every node that has voted so far.")
 
 
 class NodeOut(Out):
@@ -187,6 +205,7 @@ class NodeOut(Out):
     cached_tokens: int
     engine: str | None
     error: str | None
+    votes: VotesOut | None = Field(description="Null: not a vote, or not yet.")
 
 
 class RunDetail(RunResult):
