@@ -289,6 +289,7 @@ def labelled(state: SchedulerState, event: SampleLabelled) -> None:
         join(state, task, sampling.spec_of(task).rule)
     else:
         sampling.expect(task, expansion.needed - 1)
+        sampling.tell_remaining(state, task)
         open_more(state, task)
 
 

@@ -111,8 +111,9 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
         yield f"{run!r} is degraded at {run.taken}"
     calls = [task.call for task in run.tasks.values() if task.call is not None]
     kv_tokens, longer_s = sum(call.kv_tokens for call in calls), sum(call.longer_s for call in calls)
+    longer_s += sum(task.expansion.longer_s for task in run.tasks.values() if task.expansion is not None)
     if run.kv_tokens != kv_tokens or abs(run.longer_s - longer_s) > 1e-6 * max(1.0, abs(longer_s)):
-        yield f"{run!r} counts {run.kv_tokens} tokens and {run.longer_s} s, its calls make {kv_tokens} and {longer_s}"
+        yield f"{run!r} counts {run.kv_tokens} tokens and {run.longer_s} s, its calls and samples make {kv_tokens} and {longer_s}"
     if len(run.history) > 2 * state.config.story_length:
         yield f"{run!r} remembers too much"
     for frame in run.frames.values():

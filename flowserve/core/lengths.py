@@ -79,7 +79,12 @@ def moved(state: "SchedulerState", task: "Task") -> None:
     call, run = task.call, task.run
     assert call is not None
     before, call.longer_s = call.longer_s, _longer_s(task, call)
-    run.longer_s += call.longer_s - before
+    lengthen(state, run, call.longer_s - before)
+
+
+def lengthen(state: "SchedulerState", run: "Run", seconds: Seconds) -> None:
+    """So much more is left of `run` than was thought."""
+    run.longer_s += seconds
     if state.policy.by_calls:
         state.served[run] = None
 

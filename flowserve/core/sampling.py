@@ -1,4 +1,4 @@
-"""A SAMPLE with a stopping rule: how many of its samples are under way, and when there are enough.
+"""A SAMPLE with a stopping rule: how many of its samples are under way, when there are enough, and how much is left of it.
 
 Under way are samples at work, and those that have ended and await their label.
 
@@ -13,11 +13,13 @@ that stand empty cost nothing but what a later call may wait for them, and are w
 all had begun at once. A sample that failed is made good within the width that was asked for.
 """
 
-from flowserve.core import load
+from flowserve.core import lengths, load
 from flowserve.core.state import Expansion, SchedulerState, Task
+from flowserve.core.stopping.remaining import branch_s, expected
 from flowserve.core.stopping.samples import RULES
 from flowserve.core.stopping.waves import needed
 from flowserve.graphs.plan import Kind, SampleSpec
+from flowserve.ids import Seconds
 
 
 def spec_of(task: Task) -> SampleSpec:
@@ -41,6 +43,26 @@ def enough(task: Task) -> bool:
 def _left(expansion: Expansion) -> int:
     """Samples whose label is not known, begun or not."""
     return expansion.width - expansion.failed - len(expansion.labels.order)
+
+
+def tell_remaining(state: SchedulerState, task: Task) -> None:
+    """What has been said so far says how many samples are still to come; policies that rank by work to do hear of it."""
+    spec, expansion, run = spec_of(task), task.expansion, task.run
+    assert expansion is not None and spec.rule is not None
+    count = expected(RULES[spec.rule], expansion.labels, dict(spec.rule_args), _left(expansion))
+    longer_s = count * _branch_s(task) - run.works[task.node.id]
+    lengths.lengthen(state, run, longer_s - expansion.longer_s)
+    expansion.longer_s = longer_s
+
+
+def _branch_s(task: Task) -> Seconds:
+    """Model time of one more sample of `task`, as its run's own have been."""
+    run = task.run
+    written = run.shape.figures.written
+    return sum(
+        branch_s(run.works[node], written[node].mean if node in written else 0.0, *run.wrote.get(node, (0, 0)))
+        for node in run.plan.blocks[task.node.bodies[0]].nodes
+    )
 
 
 def room(state: SchedulerState, task: Task) -> int:

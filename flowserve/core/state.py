@@ -212,7 +212,8 @@ class Run:
         self.wrote: dict[NodeId, tuple[int, Tokens]] = {}
         """Per node whose model calls have ended well: how many, and what they wrote in all."""
         self.longer_s: Seconds = 0.0
-        """What its measured calls that are not over are expected to take beyond what those of their nodes take."""
+        """What its measured calls that are not over, and its samples of which some have voted, are expected to take beyond what those
+        of their nodes take."""
         self.kv_tokens: Tokens = 0
         """KV memory that these calls are expected to need."""
         self.usual_kv_tokens = 0.0
@@ -274,6 +275,7 @@ class Expansion:
         "labels",
         "last_code",
         "live",
+        "longer_s",
         "needed",
         "opened",
         "parts",
@@ -303,6 +305,8 @@ class Expansion:
         """SAMPLE with a rule: the classes of its samples. RACE: a 0 for each arm that counts."""
         self.needed = 0
         """SAMPLE with a rule: at least so many further labels come before it stops."""
+        self.longer_s: Seconds = 0.0
+        """SAMPLE with a rule: what is left of it, beyond what its node takes; part of `Run.longer_s`."""
         self.unlabelled: dict[FrameId, None] = {}
         """SAMPLE with a rule, RACE: what has ended and awaits its label."""
         self.parts: dict[TaskId, Task] = {}

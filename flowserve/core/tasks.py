@@ -178,6 +178,8 @@ def drop_parts(state: SchedulerState, task: Task) -> None:
     """Cancel what is at work for `task`, and close every frame that it still keeps."""
     expansion = task.expansion
     assert expansion is not None
+    if expansion.longer_s:
+        lengths.lengthen(state, task.run, -expansion.longer_s)
     for frame in list(expansion.live.values()):
         kill_frame(state, frame)
     for part in list(expansion.parts.values()):
