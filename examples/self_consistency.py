@@ -1,4 +1,6 @@
-"""Self-consistency: up to sixteen samples vote, and sampling stops when more would not change the answer.
+"""Self-consistency: up to sixteen samples vote, and sampling stops when more would very probably not change the answer.
+
+As many begin as could suffice, four, and more where the engines have room. The run's snapshot tells how the vote went.
 
 flowserve run examples/self_consistency.py:reason --input '{"problem": "Compute 17 + 25 - 8."}'
 """
@@ -21,5 +23,5 @@ def solve(problem: str) -> Solution:
 @fs.workflow()
 def reason(problem: str) -> str:
     """Answer a problem by a vote over samples."""
-    best = solve.sample(16, vote="final", stop=fs.certaindex(threshold=0.9, min_samples=4))
+    best = solve.sample(16, vote="final", stop=fs.adaptive_consistency(threshold=0.95))
     return best(problem).final

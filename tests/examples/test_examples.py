@@ -101,8 +101,11 @@ def test_self_consistency_takes_the_majority_and_stops_early() -> None:
         return {"reasoning": "17 + 25 = 42; 42 - 8 = 34", "final": "34"}
 
     with fs.testing.engine(replies={"solve": sample}, window=2) as session:
-        assert example.reason.run("Compute 17 + 25 - 8.") == "34"
-    assert 4 <= len(session.calls) < 16
+        run = example.reason.submit("Compute 17 + 25 - 8.")
+        assert run.result() == "34"
+        [votes] = [node.votes for node in run.snapshot().nodes if node.votes is not None]
+    assert (votes.asked, votes.drawn, votes.certainty, votes.stopped_by) == (16, 4, 1.0, "adaptive_consistency")
+    assert 4 <= len(session.calls) < 7
 
 
 @pytest.mark.parametrize(("strict", "calls"), [(False, 1), (True, 3)])

@@ -97,6 +97,7 @@ async def test_the_table_of_a_run_says_how_many_were_drawn() -> None:
         (["", ""], Tally(9, 2, (), 2, 0.0, None)),
         ([2, "2", 2.0], Tally(9, 3, (3,), 0, 1.0, None)),
         (["a", "b"], Tally(9, 2, (1, 1), 0, 0.0, None)),
+        ("aabaaaa", Tally(9, 7, (6, 1), 0, 0.789242, None)),
     ],
 )
 def test_tallies(answers: Sequence[Any], expected: Tally) -> None:

@@ -13,12 +13,13 @@ from flowserve.ids import Seconds
 
 def expected(rule: Rule, votes: Votes, args: Mapping[str, float], left: int) -> int:
     """Further samples until `rule` stops, at most `left`, if answers go on to fall as they have fallen: the leader's share of them
-    (one more for either side, so that few answers are not taken for all) to the leader, evenly spread, the others to its rival.
+    to the leader, evenly spread, the others to its rival. Three answers are thought of besides, two of them the leader's, so that few are
+    not taken for all; with one for either side what is left of drawn-out votes was overrated.
 
     A path and not a mean: no chance is summed over, so a rule that waits for luck, such as a unanimous window, looks longer than it is.
     """
     first, second = _two(votes)
-    share = (votes.get(first, 0) + 1) / (len(votes.order) + 2)
+    share = (votes.get(first, 0) + 2) / (len(votes.order) + 3)
     seen, due = Votes(votes.order), 0.5
     for count in range(1, left + 1):
         due += share
