@@ -239,6 +239,35 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ExitSpec:
+    """That a model call may end before its chain of thought does: forks of it are told to answer at once, and an answer that is
+    sure enough ends it. Approximate: the whole chain might have come to another answer."""
+
+    answer: str
+    """How an answer is read and written; one of `exits.ANSWERS`."""
+    rule: str = "default"
+    """`default`: the conservative rule. `certified`: what a certificate for the model, this prompt and `task` allows; without
+    one the conservative rule."""
+    deliver: str = "answer_only"
+    """What follows the chain when it is stopped: `answer_only`, the answer of the trial in its form; `readout`, what the model
+    writes when it is told to answer there."""
+    trial: str = "\n**Final Answer**\n\\boxed"
+    """What makes a fork answer. With `think` it follows the mark that ends thinking."""
+    at: str = "\n\n"
+    """Forks are made behind this text only: by default the ends of paragraphs."""
+    think: tuple[str, str] | None = None
+    """Marks around the thoughts of a reasoning model; it is left alone behind the second. None: the whole text is one chain."""
+    budget: int | None = None
+    """Most tokens of thought; then the model is told to answer. None: no bound."""
+    mean: str = "arithmetic"
+    """Of the probabilities of an answer's tokens, which is the confidence: `arithmetic` or `geometric`."""
+    skip: int = 1
+    """Tokens of a trial that do not count for the confidence: those that only open the answer."""
+    task: str = ""
+    """Class of tasks, for the certificate."""
+
+
+@dataclass(frozen=True, slots=True)
 class LLMSpec:
     """What one LLM node asks of an engine."""
 
@@ -270,11 +299,13 @@ class LLMSpec:
     `continue` where that gives what an undisturbed call may give, else `restart`."""
     any_order: str | None = None
     """Name of a list parameter whose items may stand in the prompt in any order; None: each list in its own order."""
+    exit: ExitSpec | None = None
+    """May the call end early? None: it writes to its end."""
 
 
 SAMPLING = (
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream", "regex", "grammar",
-    "thinking_budget", "on_loss", "any_order",
+    "thinking_budget", "on_loss", "any_order", "exit",
 )  # fmt: skip
 """Fields of LLMSpec that an author sets by keyword."""
 

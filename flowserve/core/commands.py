@@ -337,6 +337,33 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """At the first place from `position` tokens of output on where the node's ExitSpec allows it, fork the call and have the fork
+    answer. Answered by TrialAnswered, unless the call ends before; not at all where the engine cannot do it. A later Fork
+    of the execution replaces an earlier one."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+    position: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Enough: abort the call at its engine, and deliver as the node's ExitSpec says. TaskFinished follows, as for every call."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    engine: EngineId
+    label: int
+    """Class of the answer that the latest trial gave."""
+    why: str
+    """For people."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hedge:
     """Send a dispatched model call to a second engine as well. Until a Choose, nothing of either may be shown."""
 
@@ -414,6 +441,8 @@ Command = (
     | DropHead
     | Dispatch
     | Degrade
+    | Fork
+    | Exit
     | Hedge
     | Choose
     | Reprioritise

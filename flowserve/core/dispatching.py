@@ -13,6 +13,7 @@ from flowserve.core import (
     budgets,
     degradation,
     engines,
+    exits,
     heads,
     health,
     lengths,
@@ -97,6 +98,7 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             task.reduced,
         )
     )
+    exits.begun(state, task)
     heads.begun(state, task)
 
 

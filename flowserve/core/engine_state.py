@@ -13,6 +13,8 @@ from flowserve.core.events import Loss
 from flowserve.core.queues import ReadyQueue
 from flowserve.core.residency import Residency
 from flowserve.core.step_time import StepTime
+from flowserve.core.stopping.chains import DEFAULT_RULE
+from flowserve.core.stopping.rules import ExitRule
 from flowserve.ids import EngineId, NodeId, Seconds, Tokens
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class ModelCall:
         "began_at",
         "choices",
         "decode",
+        "exited",
+        "fork_at",
         "items",
         "kv_tokens",
         "last_at",
@@ -78,7 +82,9 @@ class ModelCall:
         "reserve",
         "resident",
         "rival",
+        "rule",
         "tokens",
+        "told",
         "waited",
         "written",
     )
@@ -105,6 +111,14 @@ class ModelCall:
         """Output so far: of this execution, and of those before that it continues."""
         self.items = False
         """Of what it has written, items were streamed to maps."""
+        self.told: tuple[str, tuple[tuple[str, float], ...]] = (DEFAULT_RULE, ())
+        """Name and parameters of the rule that may end it early, where its node allows that."""
+        self.rule: ExitRule | None = None
+        """That rule, with what it has seen of this execution and those before that it continues; None: none, or not begun."""
+        self.fork_at: Tokens | None = None
+        """From how many tokens of output on a trial is asked for; None: none is."""
+        self.exited = False
+        """The rule has ended it."""
         self.began_at: Seconds = 0.0
         """When it was dispatched."""
         self.last_at: Seconds | None = None

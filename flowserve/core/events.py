@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flowserve.core.predict.base import Call
+from flowserve.core.stopping.chains import DEFAULT_RULE
 from flowserve.graphs.plan import Budget, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
@@ -95,6 +96,11 @@ class Measured:
     prefix: tuple[int, ...] = ()
     """Identities of the prompt's prefixes of 1, 2, ... times `Config.prefix_tokens` tokens: keyed hashes, which tell nothing of
     the text. Equal ones stand for equal prefixes of the same tenant and model."""
+    rule: str = DEFAULT_RULE
+    """What may end the call early, where its node declares that something may: a name of `stopping.chains.CHAIN_RULES`. Another
+    than the default needs a certificate, which only the driver knows."""
+    rule_args: tuple[tuple[str, float], ...] = ()
+    """The rule's parameters that are not its defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,27 @@ class TokensProduced:
     count: Tokens
     engine: EngineId | None = None
     """Who sent them; None: the one it was dispatched to."""
+    trial: bool = False
+    """They are a trial's: charged like others, and no progress of the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswered:
+    """Answer to Fork: what the call would answer if it ended at `position`. One that failed has no usable answer."""
+
+    run: RunId
+    task: TaskId
+    attempt: int
+    position: Tokens
+    """Of the call's own output; at least what was asked for."""
+    label: int
+    """Class of the answer, as in SampleLabelled, counted within this execution."""
+    confidence: float
+    """Mean probability of the answer's tokens, 0 to 1."""
+    cost: Tokens
+    """Written by the fork; told before by TokensProduced."""
+    closed: bool = True
+    """It had ended its thoughts, or has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +367,7 @@ Event = (
     | TaskFinished
     | TaskFailed
     | TokensProduced
+    | TrialAnswered
     | SampleLabelled
     | Called
     | CancelRequested

@@ -21,6 +21,7 @@ def due(state: SchedulerState, task: Task) -> bool:
         and call.measured
         and call.tokens <= config.hedge_tokens
         and call.choices == 1
+        and call.rule is None
         and not call.written
         and state.hedges < max(1.0, config.hedge_share * state.calls)
     )

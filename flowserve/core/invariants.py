@@ -6,7 +6,7 @@ It walks everything: the cost is proportional to what is live.
 from collections import Counter
 from collections.abc import Iterator
 
-from flowserve.core import budgets, placement, sampling, tasks
+from flowserve.core import budgets, exits, placement, sampling, tasks
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.passing import MOST_GROUPS
@@ -122,6 +122,7 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
         yield from _task(state, run, task)
         yield from _phase(task)
         yield from _reduced(task)
+        yield from _exit(task)
 
 
 def _spent(run: Run) -> Iterator[str]:
@@ -223,6 +224,17 @@ def _reduced(task: Task) -> Iterator[str]:
         expansion is not None and task.kind is Kind.LOOP and (task.phase is not Phase.JOINING or expansion.opened != to)
     ):
         yield f"{task!r} is degraded to {to} rounds and has begun {expansion.opened}"
+
+
+def _exit(task: Task) -> Iterator[str]:
+    """Only what was declared so ends early, by a rule that has begun, and once."""
+    call = task.call
+    if call is None or (call.rule is None and call.fork_at is None and not call.exited):
+        return
+    if exits.spec_of(task) is None or call.rule is None or call.rival is not None:
+        yield f"{task!r} may not end early, and is asked to"
+    if call.exited and call.fork_at is not None:
+        yield f"{task!r} has been ended by its rule, and is to be forked at {call.fork_at}"
 
 
 def _phase(task: Task) -> Iterator[str]:

@@ -111,6 +111,12 @@ def progressed(state: SchedulerState, task: Task, engine: Engine, count: Tokens)
     engine.reserved += more
 
 
+def tried(state: SchedulerState, task: Task, engine: Engine, count: Tokens) -> None:
+    """`engine` has written `count` tokens for a trial of `task`: they cost what others cost, and take `task` nowhere."""
+    spending.progressed(state, task, count)
+    computed(engine, state.now)
+
+
 def computed(engine: Engine, now: Seconds) -> None:
     """It was seen to compute just now."""
     pause = now - engine.progress_at

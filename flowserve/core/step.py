@@ -47,8 +47,8 @@ Order of commands
 2. The same for its consequences, in the order in which they arose.
 3. Dispatches: tasks that need no room in order of readiness, then model calls, tools and searches, each the most
    urgent first. Before a Dispatch stand Mark RUNNING of the run and of the agent, if it is their first, and of the task, DropHead
-   of what it displaces, and Degrade, if it is a search for fewer passages; after it MeasureHead of prompts that now wait for
-   nothing else.
+   of what it displaces, and Degrade, if it is a search for fewer passages; after it Fork, if it may end early, and MeasureHead
+   of prompts that now wait for nothing else.
 4. At most one WakeAt: when a timer is due before the latest one promised, or that one was answered by a Tick.
 
 Determinism: no clock, no randomness, no sets walked; ties end in arrival numbers. The same events at the same times
@@ -68,6 +68,7 @@ from flowserve.core import (
     early,
     engines,
     estimates,
+    exits,
     expansion,
     failing,
     heads,
@@ -104,6 +105,7 @@ from flowserve.core.events import (
     TaskFinished,
     Tick,
     TokensProduced,
+    TrialAnswered,
 )
 from flowserve.core.state import Consequence, Phase, Run, SchedulerState, Task, Todo, Width
 from flowserve.core.story import tell
@@ -209,6 +211,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     state.measuring -= 1
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
     call.on_loss, call.prefix = event.on_loss, event.prefix
+    call.told = (event.rule, event.rule_args)
     lengths.expect(state, task, event)
     tasks.wait_for_engine(state, task)
 
@@ -302,8 +305,22 @@ def _tokens(state: SchedulerState, event: TokensProduced) -> None:
     task = state.find(event.run, event.task, event.attempt)
     if task is None or task.call is None or not isinstance(task.place, Engine):
         return
-    if _at(state, task, event.engine):
+    if not _at(state, task, event.engine):
+        return
+    if event.trial:
+        load.tried(state, task, task.place, event.count)
+    else:
         load.progressed(state, task, task.place, event.count)
+
+
+def _trial_answered(state: SchedulerState, event: TrialAnswered) -> None:
+    task = state.find(event.run, event.task, event.attempt)
+    if task is None:
+        return
+    call = task.call
+    if task.phase is not Phase.RUNNING or call is None or call.fork_at is None or event.position < call.fork_at:
+        raise _impossible(event, task)
+    exits.answered(state, task, event)
 
 
 def _called(state: SchedulerState, event: Called) -> None:
@@ -349,6 +366,7 @@ HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     TaskFinished: _finished,
     TaskFailed: _failed,
     TokensProduced: _tokens,
+    TrialAnswered: _trial_answered,
     SampleLabelled: expansion.labelled,
     Called: _called,
     CancelRequested: runs.cancel_requested,

@@ -28,7 +28,7 @@ from flowserve.sim.heap import Heap
 from flowserve.sim.programs import Program, Size
 from flowserve.sim.services import Chaos, Services
 
-FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS, OTHER = range(100, 110)
+FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS, OTHER, SURE = range(100, 111)
 """What a draw is for."""
 NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE)
 """Kinds whose Dispatch is answered by Evaluated."""
@@ -121,6 +121,8 @@ class TaskView:
     """DYNAMIC: calls that it will make."""
     items: dict[NodeId, int] = field(default_factory=dict)
     """LLM: items that it has streamed, by map."""
+    fork_at: Tokens | None = None
+    """LLM: how long its output has to be for the trial that is wanted; None: none is."""
 
     def __repr__(self) -> str:
         return f"TaskView({self.node.name}, attempt {self.attempt}, {list(self.places.values())})"
@@ -227,6 +229,15 @@ class Drive:
         if task is not None and task.attempt == event.attempt and event.engine in task.places:
             task.written += event.count
             self._stream(event, task)
+            if task.fork_at is not None and task.written >= task.fork_at:
+                self._try(event, task)
+
+    def _try(self, event: e.TokensProduced, task: TaskView) -> None:
+        """A trial takes no time and computes nothing here; whether it is sure is chance."""
+        task.fork_at = None
+        sure = uniform(mix(self.runs[event.run].arrival.key, SURE, task.key, task.written)) < self.chaos.sure_trials
+        confidence = 1.0 if sure else 0.5
+        self.post(e.TrialAnswered(event.run, event.task, event.attempt, task.written, 0, confidence, 0))
 
     def _stream(self, event: e.TokensProduced, task: TaskView) -> None:
         """Items of a list are thought to be of equal length."""
@@ -355,7 +366,7 @@ class Drive:
         view = self.runs[command.run]
         task = view.tasks[command.task]
         assert command.attempt > task.attempt and not task.places, f"{command} of {task}"
-        task.attempt = command.attempt
+        task.attempt, task.fork_at = command.attempt, None
         execution = Execution(view, command.task, command.attempt, task.node, command)
         kind = task.node.kind
         if command.engine is not None:
@@ -528,6 +539,17 @@ class Drive:
     def _degrade(self, command: c.Degrade) -> None:
         """Less of a node is begun; that follows from the commands after it."""
 
+    def _fork(self, command: c.Fork) -> None:
+        self.runs[command.run].tasks[command.task].fork_at = command.position
+
+    def _exit(self, command: c.Exit) -> None:
+        """The answer of the trial is the call's; nothing is read out."""
+        task = self.runs[command.run].tasks[command.task]
+        assert task.size is not None
+        self._drop(task, command.engine)
+        spent = (task.size.prompt, task.written)
+        self.post(e.TaskFinished(command.run, command.task, command.attempt, *spent, engine=command.engine))
+
     def _hedge(self, command: c.Hedge) -> None:
         task = self.runs[command.run].tasks[command.task]
         [first] = task.places.values()
@@ -585,6 +607,8 @@ COMMANDS: dict[type, Callable[[Drive, Any], None]] = {
     c.DropHead: Drive._drop_head,
     c.Dispatch: Drive._dispatch,
     c.Degrade: Drive._degrade,
+    c.Fork: Drive._fork,
+    c.Exit: Drive._exit,
     c.Hedge: Drive._hedge,
     c.Choose: Drive._choose,
     c.Reprioritise: Drive._reprioritise,

@@ -131,7 +131,7 @@ def _calls(lines: Iterable[str], session: str | None) -> tuple[dict[EngineId, En
             case e.TokensProduced():
                 step_at, latest = now if now - latest > TOGETHER_S else step_at, now
                 writing = live.get((event.run, event.task, event.attempt))
-                if writing is not None:
+                if writing is not None and not event.trial:
                     if not writing.times:
                         seen.setdefault(writing.engine, {}).update(dict.fromkeys(writing.prefix))
                     writing.times.append(step_at)

@@ -175,7 +175,7 @@ def _note_event(run: _Run, event: e.Event, now: Seconds) -> None:
     if isinstance(event, e.Measured):
         run.measured[event.task] = event
         answers.begun.setdefault(place, event)
-    elif isinstance(event, e.TokensProduced):
+    elif isinstance(event, e.TokensProduced) and not event.trial:
         answers.written[place] = answers.written.get(place, 0) + event.count
     elif isinstance(event, e.Evaluated):
         answers.choices.setdefault(place[:2], []).append(event.choice)

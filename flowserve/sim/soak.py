@@ -27,7 +27,8 @@ from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.core.state import Window
 from flowserve.errors import InternalError
-from flowserve.graphs.plan import Budget, Plan
+from flowserve.graphs.encode import digest
+from flowserve.graphs.plan import Budget, ExitSpec, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
 from flowserve.sim.chance import mix
 from flowserve.sim.costs import StepCosts
@@ -171,6 +172,7 @@ def _chaos(rnd: Random) -> Chaos:
         overloaded=0.03 * often,
         join_failure=0.01 * often,
         other_list=0.2 * often,
+        sure_trials=0.3,
         cancelled=0.08 * often,
         patience_s=0.6,
         engine_life_s=rnd.choice([0.0, 1.5]) * often,
@@ -186,8 +188,15 @@ def _plans(number: int) -> tuple[Plan, ...]:
     plans = PLANS.get(number)
     if plans is None:
         rnd = Random(number)
-        plans = PLANS[number] = tuple(random_plan(rnd, ("large",), 3) for _ in range(3))
+        plans = PLANS[number] = tuple(_with_exits(rnd, random_plan(rnd, ("large",), 3)) for _ in range(3))
     return plans
+
+
+def _with_exits(rnd: Random, plan: Plan) -> Plan:
+    """About half of its model calls may end early."""
+    llms = tuple(replace(llm, exit=rnd.choice([None, ExitSpec("number")])) for llm in plan.llms)
+    changed = replace(plan, llms=llms)
+    return replace(changed, digest=digest(changed))
 
 
 MODELS = tuple(
@@ -239,6 +248,7 @@ def _noise(rnd: Random, number: int) -> e.Event:
         e.Items(run, task, 99, NodeId(0), 1),
         e.Called(run, task, 99, 0, 0),
         e.TokensProduced(run, task, 99, 1),
+        e.TrialAnswered(run, task, 99, 64, 0, 1.0, 3),
         e.SampleLabelled(run, task, FrameId(999), 0),
         e.EngineReported(EngineId("unknown"), 0, 0, 0.0, 0),
         e.ResumeRequested(EngineId("engine-0")),

@@ -155,7 +155,7 @@ def _note_event(found: Timeline, event: e.Event, at: Seconds) -> None:
         return
     if isinstance(event, e.Measured):
         span.tokens_in = event.tokens
-    elif isinstance(event, e.TokensProduced):
+    elif isinstance(event, e.TokensProduced) and not event.trial:
         span.first = at if span.first is None else span.first
         span.tokens_out += event.count
     elif isinstance(event, e.TaskFinished) and span.is_call:

@@ -22,6 +22,7 @@ from flowserve.graphs.plan import (
     Const,
     Degradation,
     DynamicSpec,
+    ExitSpec,
     Kind,
     LLMSpec,
     Node,
@@ -37,8 +38,8 @@ from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, TaskId
 TIMELESS = float("inf")
 
 
-def llm_spec(model: str | None = None) -> LLMSpec:
-    return LLMSpec("llm", Template(()), {}, None, model=model)
+def llm_spec(model: str | None = None, exit: ExitSpec | None = None) -> LLMSpec:
+    return LLMSpec("llm", Template(()), {}, None, model=model, exit=exit)
 
 
 class PlanBuilder:
@@ -68,8 +69,8 @@ class PlanBuilder:
         self.nodes.append({"id": id, "name": f"n{id}", "kind": kind, "block": BlockId(block), "args": (), **fields})
         return id
 
-    def llm(self, *deps: int, model: str | None = None, **fields: Any) -> NodeId:
-        self.llms.append(llm_spec(model))
+    def llm(self, *deps: int, model: str | None = None, exit: ExitSpec | None = None, **fields: Any) -> NodeId:
+        self.llms.append(llm_spec(model, exit))
         return self.add(Kind.LLM, deps, target=len(self.llms) - 1, **fields)
 
     def tool(self, *deps: int, **fields: Any) -> NodeId:
@@ -251,6 +252,10 @@ def _brief(command: Command) -> str:
             return f"drop head of node {command.node} in {command.frame}{where}"
         case c.Degrade():
             return f"degrade {command.task} to {command.to}"
+        case c.Fork():
+            return f"fork {command.task} at {command.engine} from {command.position}"
+        case c.Exit():
+            return f"exit {command.task} at {command.engine} with {command.label}"
         case c.Hedge():
             return f"hedge {command.task} at {command.engine}"
         case c.Choose():
@@ -329,6 +334,10 @@ class RunView:
     """Being measured (None) or computed."""
     written: dict[TaskId, int] = field(default_factory=dict)
     rivals: dict[TaskId, EngineId] = field(default_factory=dict)
+    forks: dict[TaskId, int] = field(default_factory=dict)
+    """From how many tokens on a trial is wanted of the present execution."""
+    exited: dict[TaskId, None] = field(default_factory=dict)
+    """Whose present execution was told to end."""
     status: dict[TaskId, Status] = field(default_factory=dict)
     attempts: dict[TaskId, int] = field(default_factory=dict)
     places: dict[TaskId, c.Mark] = field(default_factory=dict)
@@ -458,6 +467,14 @@ class Driver(Bench):
             case c.Degrade():
                 degrade = view.plan.nodes[self.state.runs[command.run].tasks[command.task].node.id].degrade
                 assert degrade is not None and degrade.least <= command.to
+            case c.Fork():
+                assert view.work[command.task].dispatch.engine == command.engine
+                assert command.task not in view.forks and command.task not in view.exited
+                view.forks[command.task] = command.position
+            case c.Exit():
+                assert view.work[command.task].dispatch.engine == command.engine
+                assert command.task not in view.forks and command.task not in view.exited
+                view.exited[command.task] = None
             case c.Hedge():
                 work = view.work[command.task]
                 assert command.engine != work.dispatch.engine and command.engine in self.up
@@ -535,6 +552,8 @@ class Driver(Bench):
         assert command.task not in view.measures, "dispatched before it was measured"
         assert command.resume == (view.written.get(command.task, 0) > 0)
         view.attempts[command.task] = command.attempt
+        view.forks.pop(command.task, None)
+        view.exited.pop(command.task, None)
         owes = "value"
         if command.role is Role.STEP:
             owes = "step"
@@ -610,6 +629,24 @@ class Driver(Bench):
             run,
             self.rnd.choice([None, engine]) if engine == work.dispatch.engine and task not in view.rivals else engine,
         )
+
+    def random_trial(self) -> None:
+        """Some fork has answered."""
+        forks = [
+            (run, task, view.work[task].dispatch.attempt, position)
+            for run, view in self.views.items()
+            for task, position in view.forks.items()
+            if task in view.work
+        ]
+        if forks:
+            run, task, attempt, position = self.rnd.choice(forks)
+            del self.views[run].forks[task]
+            label, confidence = self.rnd.randint(-1, 1), self.rnd.choice([0.5, 0.9995])
+            position += self.rnd.randint(0, 5)
+            if self.rnd.random() < 0.5:
+                self.feed(e.TokensProduced(run, task, attempt, 3, trial=True))
+            if run in self.views:  # it may have gone beyond its budget
+                self.feed(e.TrialAnswered(run, task, attempt, position, label, confidence, 3))
 
     def random_items(self) -> None:
         """Some call has written one or two more items of a list that a map waits for."""
@@ -730,6 +767,7 @@ class Driver(Bench):
                 e.Items(run, task, attempt, NodeId(0), 1),
                 e.Called(run, task, attempt, 0, 0),
                 e.TokensProduced(run, task, attempt, 1),
+                e.TrialAnswered(run, task, attempt, 64, 0, 1.0, 3),
                 e.SampleLabelled(run, task, FrameId(999), 0),
                 e.CancelRequested(RunId("unknown")),
             ]
@@ -746,10 +784,11 @@ class Driver(Bench):
         dice = self.rnd.random()
         self.now += self.rnd.choice([0.0, 0.01, 0.5])
         if self.facts and self.rnd.random() < 0.4:
-            self.rnd.choice([self.random_tokens, self.random_tokens, self.random_news, self.wake])()
+            events = [self.random_tokens, self.random_tokens, self.random_trial, self.random_news, self.wake]
+            self.rnd.choice(events)()
             return
         if self.rnd.random() < 0.2:
-            self.random_items()
+            self.rnd.choice([self.random_items, self.random_trial])()
         elif dice < 0.75:
             self.random_answer()
         elif dice < 0.85:
@@ -866,7 +905,8 @@ def _random_node(
         case Kind.AGENT:
             return builder.agent(*deps, model=rnd.choice([None, None, "large"]), limit=rnd.randint(1, 3), **fields)
         case Kind.LLM:
-            return builder.llm(*deps, model=rnd.choice([None] * 12 + ["large"] * 4 + ["nowhere"]), **fields)
+            exit = rnd.choice([None, ExitSpec("number")])
+            return builder.llm(*deps, model=rnd.choice([None] * 12 + ["large"] * 4 + ["nowhere"]), exit=exit, **fields)
         case Kind.SEARCH:
             return builder.search(*deps, limit=8, degrade=_random_degradation(rnd, 1, 8), **fields)
         case _:
