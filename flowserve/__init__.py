@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowserve.graphs.control import race as race
     from flowserve.graphs.control import when as when
     from flowserve.graphs.dynamic import dynamic as dynamic
+    from flowserve.graphs.exits import early_exit as early_exit
     from flowserve.graphs.llm import llm as llm
     from flowserve.graphs.llm import prompt as prompt
     from flowserve.graphs.plan import SLO as SLO
@@ -72,6 +73,7 @@ _WHERE = {
     "decided": "graphs.stopping",
     "dirichlet": "graphs.stopping",
     "dynamic": "graphs.dynamic",
+    "early_exit": "graphs.exits",
     "emit": "graphs.context",
     "entropy": "graphs.stopping",
     "errors": "",
@@ -115,6 +117,7 @@ __all__ = [
     "decided",
     "dirichlet",
     "dynamic",
+    "early_exit",
     "emit",
     "entropy",
     "errors",

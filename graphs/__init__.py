@@ -19,6 +19,7 @@ from flowserve.graphs.control import (
     when,
 )
 from flowserve.graphs.dynamic import DynamicNode, dynamic
+from flowserve.graphs.exits import early_exit
 from flowserve.graphs.llm import LLMNode, llm, prompt
 from flowserve.graphs.nodes import Node
 from flowserve.graphs.plan import SLO, Budget, Plan, Retry
@@ -72,6 +73,7 @@ __all__ = [
     "decided",
     "dirichlet",
     "dynamic",
+    "early_exit",
     "emit",
     "entropy",
     "esc",

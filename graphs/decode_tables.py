@@ -7,6 +7,7 @@ from typing import Any
 from flowserve.errors import Problem
 from flowserve.graphs.declaration import AgentDecl
 from flowserve.graphs.dynamic import DynamicNode
+from flowserve.graphs.exits import check_exit
 from flowserve.graphs.llm import check_form, check_order, checked_sampling
 from flowserve.graphs.plan import SAMPLING, DynamicSpec, LLMSpec, Span, Template, ToolSpec
 from flowserve.graphs.tool import ToolNode
@@ -43,6 +44,7 @@ class Tables:
         check_form(name, output, sampling, found)
         template = self._template(name, data["prompt"], list(params.get("properties", {})))
         check_order(name, template, sampling, found)
+        check_exit(name, output, sampling, found)
         self.problems.update(dict.fromkeys(found))
         if name in self.outputs:
             self._note(name, "different names for llms and agents", "one name for both", "Rename one.")
@@ -101,6 +103,9 @@ class Tables:
             if tool not in self.tools:
                 self._note(name, "tools that the spec describes", repr(tool), FIX)
         tools = tuple(self.tools[t] for t in data["tools"] if t in self.tools)
+        if data["llm"].get("exit") is not None:
+            remedy = "Leave exit out: a call that may ask for tools has no chain that can be cut."
+            self._note(name, "an agent that writes each step to its end", "exit", remedy)
         return AgentDecl(name, self._llm(name, data["llm"]), tools, data.get("max_parallel_tools", 8))
 
     def _dynamic(self, name: str, data: dict[str, Any]) -> DynamicSpec:

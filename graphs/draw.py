@@ -68,7 +68,8 @@ def _bound(plan: Plan, node: Node) -> str:
     match node.kind:
         case Kind.LLM:
             llm = plan.llms[node.target]
-            return f"{llm.max_tokens} tokens" + (f", {llm.any_order} in any order" if llm.any_order else "")
+            words = f"{llm.max_tokens} tokens" + (f", {llm.any_order} in any order" if llm.any_order else "")
+            return words + (", approximate: may end early" if llm.exit is not None else "")
         case Kind.SEARCH:
             index = plan.searches[node.target].index
             return index if node.degrade is None else f"{index}, {node.limit} passages"

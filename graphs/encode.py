@@ -16,6 +16,7 @@ from flowserve.graphs.plan import (
     Block,
     Const,
     DynamicSpec,
+    ExitSpec,
     Get,
     Kind,
     LLMSpec,
@@ -80,10 +81,19 @@ def _llm(spec: LLMSpec) -> dict[str, Any]:
     found: dict[str, Any] = {k: getattr(spec, k) for k in SAMPLING if k != "stop" and getattr(spec, k) != defaults[k]}
     if spec.stop:
         found["stop"] = list(spec.stop)
+    if spec.exit is not None:
+        found["exit"] = exit_data(spec.exit)
     if spec.output is not None:
         found["output"] = spec.output
     prompt = {"user": spec.template.source, "system": spec.template.system_source, "history": spec.template.history}
     return {**found, "params": spec.params, "prompt": {k: v for k, v in prompt.items() if v}}
+
+
+def exit_data(exit: ExitSpec) -> dict[str, Any]:
+    """What differs from the defaults, as a spec says it."""
+    fields = dataclasses.fields(ExitSpec)
+    found = {f.name: getattr(exit, f.name) for f in fields if getattr(exit, f.name) != f.default}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, overload
 
 from flowserve.errors import GraphError, Problem
-from flowserve.graphs import hints, settings, signature
+from flowserve.graphs import exits, hints, settings, signature
 from flowserve.graphs.declaration import OutputExpr, ParamExpr
 from flowserve.graphs.nodes import Node, P, R
-from flowserve.graphs.plan import SAMPLING, Kind, LLMSpec, Retry, Span, Template
+from flowserve.graphs.plan import SAMPLING, ExitSpec, Kind, LLMSpec, Retry, Span, Template
 from flowserve.graphs.signature import Signature
 from flowserve.graphs.trace import Trace, current, tracing
 from flowserve.graphs.types import Message
@@ -118,6 +118,7 @@ class LLMNode(Node[P, R]):
         sampling = checked_sampling(name, self.sampling, problems)
         check_form(name, output, sampling, problems)
         check_order(name, template, sampling, problems)
+        exits.check_exit(name, output, sampling, problems)
         if self.settings.cache and sampling.get("temperature", 0) != 0 and sampling.get("seed") is None:
             came = f"cache=True with temperature={sampling['temperature']}"
             problems.append(
@@ -255,12 +256,15 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
         "thinking_budget": ("a number of tokens or None", lambda v: v is None or settings.is_count(v, 0, 1_000_000)),
         "on_loss": (f"None or one of {', '.join(LOSSES)}", lambda v: v is None or v in LOSSES),
         "any_order": ("the name of a list parameter or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
+        "exit": ("fs.early_exit(...) or None", lambda v: v is None or isinstance(v, ExitSpec)),
     }
     good: dict[str, Any] = {}
     for key, given in values.items():
         value: Any = given
         if key == "stop" and isinstance(given, str | list):
             value = (given,) if isinstance(given, str) else tuple(given)
+        if key == "exit" and isinstance(given, dict):
+            value = exits.from_data(given)
         expected, fine = rules[key]
         if not fine(value):
             problems.append(Problem(name, f"{key}= {expected}", f"{value!r}", "Correct the setting."))
@@ -322,6 +326,7 @@ def llm(
     thinking_budget: int | None = None,
     on_loss: str | None = None,
     any_order: str | None = None,
+    exit: ExitSpec | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -347,6 +352,7 @@ def llm(
     thinking_budget: int | None = None,
     on_loss: str | None = None,
     any_order: str | None = None,
+    exit: ExitSpec | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -358,6 +364,7 @@ def llm(
     `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
     is lost: `restart`, `continue` elsewhere, or `fail`. `any_order` names a list whose `{% for %}` may be written in any
     order: then a prompt begins as recent ones did, and its answer is the answer to the prompt in that order.
+    `exit=fs.early_exit(...)` lets the call end when it is sure of its answer.
     """
     sampling: dict[str, Any] = {
         "model": model,
@@ -374,6 +381,7 @@ def llm(
         "thinking_budget": thinking_budget,
         "on_loss": on_loss,
         "any_order": any_order,
+        "exit": exit,
     }
 
     def declare(fn: Callable[P, R]) -> LLMNode[P, R]:

@@ -238,6 +238,10 @@ class ToolSpec:
     """False: calling it twice or in vain does no harm."""
 
 
+TRIAL = "\n**Final Answer**\n\\boxed"
+"""What makes most models answer with a boxed text (DEER, arXiv 2504.15895)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExitSpec:
     """That a model call may end before its chain of thought does: forks of it are told to answer at once, and an answer that is
@@ -251,7 +255,7 @@ class ExitSpec:
     deliver: str = "answer_only"
     """What follows the chain when it is stopped: `answer_only`, the answer of the trial in its form; `readout`, what the model
     writes when it is told to answer there."""
-    trial: str = "\n**Final Answer**\n\\boxed"
+    trial: str = TRIAL
     """What makes a fork answer. With `think` it follows the mark that ends thinking."""
     at: str = "\n\n"
     """Forks are made behind this text only: by default the ends of paragraphs."""

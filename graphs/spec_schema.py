@@ -3,6 +3,7 @@
 from typing import Any
 
 from flowserve.graphs.declaration import MAX_NODES, OPS
+from flowserve.graphs.exits import ANSWERS, DELIVERIES, MEANS, RULES
 from flowserve.graphs.plan import Kind
 
 NAME = {"type": "string", "minLength": 1, "maxLength": 400}
@@ -16,6 +17,25 @@ OBJECT_SCHEMA = {"type": "object"}
 def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
+
+EXIT = _object(
+    ("answer",),
+    answer={"enum": list(ANSWERS)},
+    rule={"enum": list(RULES)},
+    deliver={"enum": list(DELIVERIES)},
+    trial={"type": "string", "minLength": 1, "maxLength": 2_000},
+    at={"type": "string", "minLength": 1, "maxLength": 100},
+    think={
+        "type": ["array", "null"],
+        "items": {"type": "string", "minLength": 1, "maxLength": 100},
+        "minItems": 2,
+        "maxItems": 2,
+    },
+    budget={"type": ["integer", "null"], "minimum": 1, "maximum": 1_000_000},
+    mean={"enum": list(MEANS)},
+    skip={"type": "integer", "minimum": 0, "maximum": 100},
+    task={"type": "string", "maxLength": 200},
+)
 
 _LLM = _object(
     ("params", "prompt"),
@@ -33,6 +53,7 @@ _LLM = _object(
     thinking_budget={"type": ["integer", "null"], "minimum": 0, "maximum": 1_000_000},
     on_loss={"enum": ["restart", "continue", "fail", None]},
     any_order={"type": ["string", "null"], "minLength": 1, "maxLength": 400},
+    exit={"anyOf": [{"type": "null"}, EXIT]},
     params=OBJECT_SCHEMA,
     output=OBJECT_SCHEMA,
     prompt=_object(user={"type": "string"}, system={"type": "string"}, history=NAME),

@@ -27,6 +27,8 @@ def check(file: Path) -> int:
                 print(
                     f"  order: {spec.name} writes '{spec.any_order}' in the order that shares most with recent prompts"
                 )
+            if spec.exit is not None:
+                print(f"  exit: {spec.name} may end early by rule '{spec.exit.rule}', so its answer is approximate")
         for hint in workflow.check():
             print(f"  hint: {hint}")
         for change in workflow.program.rewriting.changes:

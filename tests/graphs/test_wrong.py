@@ -214,6 +214,17 @@ def test_a_value_kept_from_an_earlier_declaration_is_refused() -> None:
         ({"regex": ""}, "regex= a regular expression or None"),
         ({"thinking_budget": -1}, "thinking_budget= a number of tokens or None"),
         ({"on_loss": "panic"}, "one of restart, continue, fail"),
+        ({"exit": "yes"}, "exit= fs.early_exit(...) or None"),
+        ({"exit": fs.early_exit(answer="essay")}, "exit= answer: one of boxed, number, choice, line; got 'essay'"),
+        ({"exit": fs.early_exit(answer="number", rule="deer")}, "exit= rule: one of default, certified; got 'deer'"),
+        ({"exit": fs.early_exit(answer="number", think=("<think>",))}, "exit= think: two marks"),  # type: ignore[arg-type]
+        ({"exit": fs.early_exit(answer="number", budget=0)}, "exit= budget: a number of tokens or None; got 0"),
+        ({"exit": fs.early_exit(answer="number")}, "exit= with text of free form; got a typed result"),
+        ({"exit": fs.early_exit(answer="number")}, "a quality that allows approximation; got quality='exact'"),
+        (
+            {"exit": fs.early_exit(answer="number", budget=9), "thinking_budget": 9},
+            "one thinking budget; got thinking_budget= and exit= with a budget",
+        ),
         ({"any_order": ""}, "any_order= the name of a list parameter or None"),
         ({"any_order": "problem"}, "one top-level {% for item in problem %} in the prompt; got 0 of them"),
         ({"regex": "a+"}, "one form of the output at most; got a typed result and regex="),
