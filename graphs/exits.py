@@ -27,6 +27,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "budget": ("a number of tokens or None", lambda v: v is None or settings.is_count(v, 1, 1_000_000)),
     "mean": (f"one of {', '.join(MEANS)}", lambda v: v in MEANS),
     "skip": ("a number from 0 to 100", lambda v: settings.is_count(v, 0, 100)),
+    "must_close": ("True or False", lambda v: isinstance(v, bool)),
     "task": ("a text of up to 200 characters", lambda v: isinstance(v, str) and len(v) <= 200),
 }
 
@@ -42,6 +43,7 @@ def early_exit(
     budget: int | None = None,
     mean: str = "arithmetic",
     skip: int = 1,
+    must_close: bool = False,
     task: str = "",
 ) -> ExitSpec:
     """For `@fs.llm(exit=...)`: end the call when a fork of it, told to answer at once, is sure enough of its answer.
@@ -49,7 +51,7 @@ def early_exit(
     Approximate, so the node must say `quality="balanced"` or `"fast"`. Fields are those of `ExitSpec`; they are checked with the
     node that is given them.
     """
-    return ExitSpec(answer, rule, deliver, trial, at, think, budget, mean, skip, task)
+    return ExitSpec(answer, rule, deliver, trial, at, think, budget, mean, skip, must_close, task)
 
 
 def from_data(data: dict[str, Any]) -> ExitSpec:
@@ -71,6 +73,9 @@ def check_exit(name: str, output: dict[str, Any] | None, sampling: dict[str, Any
         return
     for field, expected, came in wrong_fields(exit):
         problems.append(Problem(name, f"exit= {field}: {expected}", repr(came), "Correct fs.early_exit(...)."))
+    if exit.must_close and exit.think is None:
+        remedy = "Give think=, or leave must_close out."
+        problems.append(Problem(name, "exit= with marks of thinking to wait for", "must_close=True alone", remedy))
     forms = [key for key in ("regex", "grammar") if sampling.get(key) is not None]
     if output is not None or forms:
         came = "a typed result" if output is not None else f"{forms[0]}="

@@ -256,7 +256,7 @@ class ExitSpec:
     """What follows the chain when it is stopped: `answer_only`, the answer of the trial in its form; `readout`, what the model
     writes when it is told to answer there."""
     trial: str = TRIAL
-    """What makes a fork answer. With `think` it follows the mark that ends thinking."""
+    """What makes a fork answer. It follows the chain as it stands, thoughts open."""
     at: str = "\n\n"
     """Forks are made behind this text only: by default the ends of paragraphs."""
     think: tuple[str, str] | None = None
@@ -267,6 +267,8 @@ class ExitSpec:
     """Of the probabilities of an answer's tokens, which is the confidence: `arithmetic` or `geometric`."""
     skip: int = 1
     """Tokens of a trial that do not count for the confidence: those that only open the answer."""
+    must_close: bool = False
+    """Only a trial that goes on to end its thoughts by itself counts, as some models need (DEER asks it of Qwen3)."""
     task: str = ""
     """Class of tasks, for the certificate."""
 

@@ -34,6 +34,7 @@ EXIT = _object(
     budget={"type": ["integer", "null"], "minimum": 1, "maximum": 1_000_000},
     mean={"enum": list(MEANS)},
     skip={"type": "integer", "minimum": 0, "maximum": 100},
+    must_close={"type": "boolean"},
     task={"type": "string", "maxLength": 200},
 )
 

@@ -49,8 +49,16 @@ class FailAfter:
     error: Exception
 
 
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """A reply whose every token has this probability, for calls that ask for logprobs."""
+
+    text: str
+    probability: float
+
+
 Reply = Any
-"""str, pydantic model, dataclass, dict or number (dumped to JSON), Exception (raised), FailAfter, a function of the
+"""str, pydantic model, dataclass, dict or number (dumped to JSON), Exception (raised), FailAfter, Sure, a function of the
 Call that returns one of these, or a list or tuple of these: one per call."""
 Replies = Mapping[str, Reply] | Sequence[Reply] | Callable[[Call], Reply] | str | None
 Delays = Seconds | Mapping[str, Seconds] | Callable[[Call], Seconds]
@@ -180,8 +188,9 @@ class FakeEngine(BaseEngine):
             await self._pause(_by_node(self._delays, call, 0.0), stopped)
             if isinstance(reply, Exception):
                 raise reply
-            text = reply.text if isinstance(reply, FailAfter) else as_text(reply)
-            choices = [_Choice(i, call, self._tokenizer, text, prompt_tokens) for i in range(call.sampling.n)]
+            text = reply.text if isinstance(reply, FailAfter | Sure) else as_text(reply)
+            sure = reply.probability if isinstance(reply, Sure) else None
+            choices = [_Choice(i, call, self._tokenizer, text, prompt_tokens, sure) for i in range(call.sampling.n)]
             for choice in itertools.cycle(choices):
                 if all(c.finished for c in choices):
                     break
@@ -311,7 +320,9 @@ def as_text(reply: Reply) -> str:
 class _Choice:
     """One of the `n` choices while it is written out."""
 
-    def __init__(self, index: int, call: Call, tokenizer: Tokenizer, text: str, prompt_tokens: Tokens) -> None:
+    def __init__(
+        self, index: int, call: Call, tokenizer: Tokenizer, text: str, prompt_tokens: Tokens, sure: float | None
+    ) -> None:
         self.index = index
         self.count = 0
         self.finished = False
@@ -323,6 +334,7 @@ class _Choice:
         self.count = len(call.resumed)
         self._first = True
         self._prompt_tokens = prompt_tokens
+        self._sure = sure
 
     @property
     def begun(self) -> bool:
@@ -366,7 +378,7 @@ class _Choice:
 
     def _logprob(self, token: int) -> Logprob:
         """Made up, but a distribution: the chosen token leads and the rest halves from one to the next."""
-        chosen = 0.5 + token % 50 / 200
+        chosen = 0.5 + token % 50 / 200 if self._sure is None else self._sure
         others = [(FIRST_WORD + (token + j) % 997, (1 - chosen) / 2**j) for j in range(1, self._sampling.logprobs or 0)]
         ranked = [(token, chosen), *others][: self._sampling.logprobs]
         top = tuple((i, self._tokenizer.decode((i,)), math.log(p)) for i, p in ranked)

@@ -21,14 +21,17 @@ from flowserve.core.config import Config
 from flowserve.core.log import LogWriter
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
+from flowserve.core.stopping.signals import UNUSABLE
 from flowserve.core.story import story
 from flowserve.engines.base import Engine, Output
 from flowserve.errors import DeadlineHopeless, FlowServeError, InternalError, Overloaded, RunFailed, Unavailable
 from flowserve.graphs.plan import Kind
-from flowserve.ids import EngineId, FrameId, RunId, Seconds
+from flowserve.ids import EngineId, FrameId, RunId, Seconds, Tokens
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import dynamic, items, local
 from flowserve.runtime.cache import ResultCache
+from flowserve.runtime.certified import Certificates
+from flowserve.runtime.chains import Chain, lacking
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.execute import LONG_PROMPT_CHARS, Executor
 from flowserve.runtime.failures import code_of, error_for, reason, retry_after
@@ -42,6 +45,7 @@ from flowserve.runtime.reporting import Reporter
 from flowserve.runtime.residency import PrefixNumbers
 from flowserve.runtime.run import Run, TaskState, ended_error
 from flowserve.runtime.threads import Threads
+from flowserve.runtime.trials import NOTHING, ask, fork_of
 
 log = logging.getLogger("flowserve.runtime")
 
@@ -60,6 +64,7 @@ class Driver:
         clock: Clock,
         ended: Callable[[Run], None],
         log_line: Callable[[str], object] | None,
+        certificates: Certificates | None = None,
     ) -> None:
         self.pool = Pool(engines, PrefixNumbers(config.pool.prefix_tokens), self.post, self._spawn)
         self.live: dict[RunId, Run] = {}
@@ -86,7 +91,7 @@ class Driver:
         self._ended = ended
         self._threads = Threads(config.tool_window)
         formats = PromptFormats()
-        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta)
+        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta, certificates)
         self._heads = Heads(self.pool, formats, self._threads, self.post, self._spawn)
         self._cache = ResultCache(config.cache_entries)
         self._flights = Flights(self._cache)
@@ -94,6 +99,8 @@ class Driver:
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+        self._warned: set[EngineId] = set()
+        """Engines that were said not to be able to answer trials."""
         self._own_loop: asyncio.AbstractEventLoop | None = None
 
     # --- the queue ------------------------------------------------------------------------------------------
@@ -299,12 +306,46 @@ class Driver:
         if command.engine is not None:
             if not command.resume:
                 task.collected = Collected()
+                task.chain = self._chain(run, task, command.engine)
                 task.lists = items.lists_of(run.program, task.node, task.frame)
             task.streams, task.held = {command.engine: task.collected}, None
         if command.role is Role.NODE and task.node.kind in local.EVALUATED:
             self._answer(task, command.run, lambda: local.begin(run, task))
         else:
             self._start(run, task, command)
+
+    def _chain(self, run: Run, task: TaskState, engine: EngineId) -> Chain | None:
+        """What watches a call that may end early."""
+        if task.role is not Role.NODE:
+            return None
+        exit = run.program.plan.llms[task.node.target].exit
+        lacks = lacking(self.pool.engine(engine)) if exit is not None else ""
+        if lacks:
+            why = f"engine {engine} lacks {lacks}: the call is written to its end"
+            self.reporter.exited(run, task, "unavailable", why)
+            self._warn_once(engine, why)
+        return Chain(exit) if exit is not None else None
+
+    def _warn_once(self, engine: EngineId, why: str) -> None:
+        if engine not in self._warned:
+            self._warned.add(engine)
+            log.warning("early exit: %s", why)
+
+    def _fork(self, command: c.Fork) -> None:
+        chain = self.live[command.run].tasks[command.task].chain
+        assert chain is not None
+        chain.fork_at = command.position
+
+    def _exit(self, command: c.Exit) -> None:
+        run = self.live[command.run]
+        task = run.tasks[command.task]
+        chain = task.chain
+        assert chain is not None
+        if chain.is_open:  # else it came to its own end while the trial did
+            assert chain.call is not None
+            chain.stop(command.label)
+            self.pool.aside(self.pool.engine(command.engine).abort(chain.call.id))
+            self.reporter.exited(run, task, "stopped", command.why)
 
     def _evaluate(self, command: c.Evaluate) -> None:
         run = self.live[command.run]
@@ -360,6 +401,8 @@ class Driver:
             for job in task.jobs.values():
                 job.cancel()
             task.jobs.clear()
+            if task.chain is not None:
+                task.chain.end()
             if command.engine is not None and not self.pool.members[command.engine].up:
                 task.error = self.pool.loss(command.engine)
 
@@ -513,6 +556,38 @@ class Driver:
             self._show(run, task, output)
         if output.count:
             self.post(e.TokensProduced(run.id, task.id, command.attempt, output.count, engine))
+        if task.chain is not None and task.chain.is_open:
+            self._watch(run, task, command, task.chain, output)
+
+    def _watch(self, run: Run, task: TaskState, command: c.Dispatch, chain: Chain, output: Output) -> None:
+        """A call that may end early has written something: fork it, if this is the place; it may have used up its budget."""
+        place = chain.saw(output)
+        if chain.cut is not None:
+            self.reporter.exited(run, task, "budget", f"{chain.exit.budget} tokens of thought")
+        elif place is not None:
+            chain.trial = self._spawn(self._try(run, task, command, chain, place))
+
+    async def _try(self, run: Run, task: TaskState, command: c.Dispatch, chain: Chain, place: Tokens) -> None:
+        """Have a fork answer; whatever goes wrong in it is an answer that cannot be used."""
+        assert command.engine is not None and chain.call is not None
+        engine, cost = self.pool.engine(command.engine), 0
+
+        def told(count: Tokens) -> None:
+            nonlocal cost
+            cost += count
+            task.record.trial_tokens += count
+            self.post(e.TokensProduced(run.id, task.id, command.attempt, count, command.engine, trial=True))
+
+        chain.num_trials += 1
+        try:
+            fork = fork_of(chain.call, engine, task.collected.ids[:place], chain.exit, chain.num_trials)
+            answered = await ask(fork, engine, chain.exit, told)
+            label = chain.label(answered)
+        except Exception as error:  # noqa: BLE001  # a trial may fail in any way; its call goes on
+            log.warning("early exit: a trial of %s failed: %s", chain.call.id if chain.call else run.id, error)
+            answered, label = NOTHING, UNUSABLE
+        confidence, closed = answered.confidence, answered.closed
+        self.post(e.TrialAnswered(run.id, task.id, command.attempt, place, label, confidence, cost, closed))
 
     def _show(self, run: Run, task: TaskState, output: Output) -> None:
         if task.record.first_token_s is None and output.count:
@@ -562,6 +637,8 @@ _COMMANDS: dict[type, Callable[[Driver, Any], None]] = {
     c.DropHead: Driver._drop_head,
     c.Dispatch: Driver._dispatch,
     c.Degrade: Driver._degrade,
+    c.Fork: Driver._fork,
+    c.Exit: Driver._exit,
     c.Hedge: Driver._hedge,
     c.Choose: Driver._choose,
     c.Reprioritise: Driver._reprioritise,

@@ -25,6 +25,8 @@ from flowserve.graphs.types import ToolCall
 from flowserve.ids import EngineId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
+from flowserve.runtime.certified import CONSERVATIVE, Certificates, Rule, rule_of
+from flowserve.runtime.chains import Chain, Cut, readout_of
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import raised, told_of
 from flowserve.runtime.orders import PromptOrders
@@ -53,11 +55,13 @@ class Executor:
         threads: Threads,
         formats: PromptFormats,
         on_delta: Delta,
+        certificates: Certificates | None = None,
     ) -> None:
         self._pool = pool
         self._threads = threads
         self._retrieval = retrieval
         self._on_delta = on_delta
+        self._certificates = certificates
         self._formats = formats
         self._orders = PromptOrders()
 
@@ -103,7 +107,15 @@ class Executor:
         root = self._pool.numbers.root(run.tenant, self._pool.adapter(prompt.model))
         loss = prompt.loss(self._pool.interchangeable(prompt.model))
         prefix = self._pool.numbers.of(root, ids)
-        return e.Measured(run.id, task.id, attempt, len(ids), limit, prompt.sampling.n, loss, prefix)
+        rule = self._rule(run, task, prompt.model)
+        return e.Measured(run.id, task.id, attempt, len(ids), limit, prompt.sampling.n, loss, prefix, *rule)
+
+    def _rule(self, run: Run, task: TaskState, model: str) -> Rule:
+        """What may end the call early, if its node allows that at all."""
+        if task.role is not Role.NODE:
+            return CONSERVATIVE
+        spec = run.program.plan.llms[task.node.target]
+        return rule_of(spec, self._pool.known_as(model), self._certificates)
 
     def held(self, run: Run, task: TaskState, engine: EngineId) -> tuple[int, ...]:
         """Prefixes that the cache of `engine` holds after it answered: of prompt and answer together."""
@@ -174,18 +186,56 @@ class Executor:
         model = self._pool.own_name(command.engine, prompt.model)
         call = prompts.call_of(run, task, prompt, engine, self._formats, model, command)
         collected = task.streams[command.engine]
+        chain = task.chain if engine.capabilities.tokens else None
+        if chain is not None:
+            call = chain.begin(call, engine)
         if len(call.resumed) >= call.sampling.max_tokens:  # its engine was lost between the last token and the end
             self._on_delta(run, task, command, collected, _last_words(call, engine, collected))
+        elif chain is None:
+            await self._write(run, task, command, call)
         else:
-            async with aclosing(engine.generate(call)) as outputs:  # type: ignore[type-var]
-                async for output in outputs:
-                    self._on_delta(run, task, command, collected, output)
+            await self._write_chain(run, task, command, call, chain)
         if len(collected.finish) < call.sampling.n or Finish.ABORT in collected.finish.values():
             raise EngineLost(f"engine {engine.id} ended call {call.id} without finishing it")
         record = task.record
         record.tokens_in, record.tokens_out = collected.tokens_in, collected.tokens_out
         record.cached_tokens = collected.cached
         return collected
+
+    async def _write(
+        self, run: Run, task: TaskState, command: Dispatch, call: Call, chain: Chain | None = None
+    ) -> None:
+        """Collect what `call` writes, to its end or until `chain` is cut."""
+        assert command.engine is not None
+        engine, collected = self._pool.engine(command.engine), task.streams[command.engine]
+        async with aclosing(engine.generate(call)) as outputs:  # type: ignore[type-var]
+            async for output in outputs:
+                self._on_delta(run, task, command, collected, output)
+                if chain is not None and chain.cut is not None:
+                    break
+
+    async def _write_chain(self, run: Run, task: TaskState, command: Dispatch, call: Call, chain: Chain) -> None:
+        """A call that may end early, and what follows the chain if it does."""
+        assert command.engine is not None
+        engine, collected = self._pool.engine(command.engine), task.streams[command.engine]
+        try:
+            await self._write(run, task, command, call, chain)
+        finally:
+            if chain.call is call:  # else it was cancelled, and the chain goes on elsewhere
+                chain.end()
+        if chain.cut is None:
+            return
+        collected.finish.clear()
+        readout = readout_of(call, engine, collected.ids, chain.cue()) if chain.cut is Cut.READOUT else None
+        if chain.cut is Cut.ANSWER:
+            last = Output(text=chain.answer(), finish=Finish.STOP)
+            self._on_delta(run, task, command, collected, last)
+        elif readout is None:
+            self._on_delta(run, task, command, collected, Output(finish=Finish.LENGTH))
+        else:
+            self._on_delta(run, task, command, collected, Output(text=chain.cue()))
+            collected.ids.extend(readout.segments[-1].ids)
+            await self._write(run, task, command, readout)
 
     # --- everything else ------------------------------------------------------------------------------------
 

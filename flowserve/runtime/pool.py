@@ -107,6 +107,11 @@ class Pool:
         """What the engine itself calls `model`: a role or default is its own model, "" to it."""
         return model if model in self.members[id].engine.capabilities.models else ""
 
+    def known_as(self, model: str) -> str:
+        """What the engines of `model`, which may be a role or the default, call it; as it is where none has told."""
+        names = [member.engine.capabilities.models for member in self.serving(model)]
+        return next((own[0] for own in names if own and model not in own), model)
+
     def adapter(self, model: str) -> str:
         """The name of a LoRA adapter, which has KV of its own; "" for an engine's own model."""
         return model if any(model in member.engine.capabilities.models[1:] for member in self.members.values()) else ""

@@ -42,11 +42,11 @@ class RunEvent:
     """One thing that happened in a run, in order, from 1. Kept until the run is forgotten.
 
     type: run.created run.started node.ready node.started node.delta node.completed node.failed node.retrying
-    node.continued node.degraded node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
+    node.continued node.degraded node.exit node.skipped node.cancelled node.progress run.completed run.failed run.cancelled run.timed_out.
     Every `node.*` has the node's label; `node.delta` has data {"text", "result": bool} - `result` says that the text
     belongs to what the run returns. After `node.retrying` the deltas of that node begin anew; after `node.continued`
-    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}; `node.completed` of a vote
-    has data {"votes": {...}} (`votes.Tally`). A map that takes items of a list while it is
+    (data {"kept_tokens", ...}) they go on, from another engine. `node.degraded` has data {"what", "from", "to", "harm"}, `node.exit` {"did",
+    "why"}; `node.completed` of a vote has data {"votes": {...}} (`votes.Tally`). A map that takes items of a list while it is
     written may drop them: their nodes are cancelled, and nodes with the same labels begin. Exactly one terminal `run.*` event comes last.
     """
 
@@ -86,12 +86,17 @@ class NodeRecord:
     tokens_in: Tokens = 0
     tokens_out: Tokens = 0
     cached_tokens: Tokens = 0
+    trial_tokens: Tokens = 0
+    """Written by its trials, which are no part of `tokens_out`."""
     engine: str | None = None
     error: str | None = None
     degraded: dict[str, Any] | None = None
     """{"node", "what", "from", "to", "harm"} when less of it is done than declared."""
     votes: Tally | None = None
     """How its samples have voted; None: no vote, or not yet."""
+    exited: dict[str, Any] | None = None
+    """{"node", "did", "why"} when it could end early and did, or when its engine cannot do that: `stopped`, `budget`,
+    `unavailable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ class RunSnapshot:
     tokens_in: Tokens
     tokens_out: Tokens
     cached_tokens: Tokens
+    trial_tokens: Tokens = 0
+    """Written by trials of calls that may end early; no part of `tokens_out`."""
     spent: Spending | None = None
     """What its model calls took, those that failed or were cancelled included; None until it has ended."""
     result: Any = None
@@ -120,6 +127,8 @@ class RunSnapshot:
     """{"type", "message", "node"} when failed."""
     degraded: tuple[dict[str, Any], ...] = ()
     """What was done less of than declared: {"node", "what", "from", "to", "harm"} each."""
+    exits: tuple[dict[str, Any], ...] = ()
+    """Which calls ended early, so that their answers are approximate: {"node", "did", "why"} each."""
     metadata: dict[str, str] = field(default_factory=dict)
     last_seq: int = 0
 

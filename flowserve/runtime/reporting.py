@@ -97,6 +97,12 @@ class Reporter:
         told = {key: value for key, value in task.record.degraded.items() if key != "node"}
         self.emit(run, "node.degraded", node=task.record.label, task=command.task, data=told)
 
+    def exited(self, run: Run, task: TaskState, did: str, why: str) -> None:
+        """A call that may end early does (`stopped`, `budget`), or cannot (`unavailable`)."""
+        told = {"did": did, "why": why}
+        task.record.exited = {"node": task.record.label, **told}
+        self.emit(run, "node.exit", node=task.record.label, task=task.id, data=told)
+
     def ended(self, run: Run, shown: Any) -> None:
         """The terminal event: the result as JSON, or the error; tokens, what was degraded, seconds."""
         snapshot = run.snapshot()

@@ -17,6 +17,7 @@ from flowserve.graphs.plan import Kind, Node
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import ToolCall
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.runtime.chains import Chain
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
@@ -52,6 +53,8 @@ class TaskState:
     """Model calls: what each engine that has the call has written; `collected` is one of these."""
     held: dict[EngineId, list[Output]] | None = None
     """A hedged call: what each of its engines has sent and nobody was shown yet. None: not hedged."""
+    chain: Chain | None = None
+    """LLM: what watches its text, if it may end early."""
     lists: list[ItemList] = field(default_factory=list)
     """LLM: what maps take items of while it is being written."""
     items: list[tuple[Any, ...]] = field(default_factory=list)
@@ -85,7 +88,7 @@ class TaskState:
         self.error = None
         self.collected, self.streams, self.held = Collected(), {}, None
         self.record.first_token_s = None
-        self.record.degraded = self.record.votes = None
+        self.record.degraded = self.record.votes = self.record.exited = None
 
 
 class Run:
@@ -209,12 +212,14 @@ class Run:
             tokens_in=sum(n.tokens_in for n in leaves),
             tokens_out=sum(n.tokens_out for n in leaves),
             cached_tokens=sum(n.cached_tokens for n in leaves),
+            trial_tokens=sum(n.trial_tokens for n in leaves),
             spent=self.spent,
             result=self.log.events[-1].data.get("result")
             if self.status is Status.COMPLETED and self.log.closed
             else None,
             error=None if self.error is None else describe(self.error),
             degraded=tuple(n.degraded for n in nodes if n.degraded is not None),
+            exits=tuple(n.exited for n in nodes if n.exited is not None),
             metadata=self.options.metadata,
             last_seq=self.log.last_seq,
         )

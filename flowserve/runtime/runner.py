@@ -21,6 +21,7 @@ from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
 from flowserve.ids import RunId, Seconds
 from flowserve.retrieval.protocols import RetrievalService
+from flowserve.runtime.certified import Certificates
 from flowserve.runtime.driver import Driver
 from flowserve.runtime.history import History
 from flowserve.runtime.limits import checked_budget
@@ -44,13 +45,15 @@ class Runtime:
         config: RuntimeConfig | None = None,
         clock: Clock | None = None,
         log_line: Callable[[str], object] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
-        """`log_line` gets the scheduler's events, a JSON line each, for replay (`core.log`); it holds no prompt or answer."""
+        """`certificates` say which exit rules were found harmless for which models and prompts; None: no others than the default.
+        `log_line` gets the scheduler's events, a JSON line each, for replay (`core.log`); it holds no prompt or answer."""
         self.config = config or RuntimeConfig()
         self.clock: Clock = clock or SystemClock()
         self.retrieval = retrieval
         self.history = History(self.config.kept_runs, self.config.kept_events)
-        self._driver = Driver(engines, retrieval, self.config, self.clock, self.history.add, log_line)
+        self._driver = Driver(engines, retrieval, self.config, self.clock, self.history.add, log_line, certificates)
         self._programs: dict[str, Program] = {}
         self._started = False
         self._closed = False
