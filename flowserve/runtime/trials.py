@@ -63,6 +63,7 @@ def continued(call: Call, engine: Engine, written: Sequence[int], cue: str) -> t
 async def ask(fork: Call, engine: Engine, exit: ExitSpec, told: Callable[[Tokens], None]) -> Answered:
     """Run a trial until its answer is whole. `told` hears of every token that it costs."""
     stream = TextStream(engine.tokenizer.decode)
+    stream.push(fork.segments[-1].ids)  # some tokenizers write a space only between words
     text, starts, chances = "", [], []
     read: Read | None = None
     async with aclosing(engine.generate(fork)) as outputs:  # type: ignore[type-var]
