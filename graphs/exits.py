@@ -60,27 +60,23 @@ def from_data(data: dict[str, Any]) -> ExitSpec:
     return ExitSpec(**data | {"think": tuple(think) if isinstance(think, list) else think})
 
 
-def wrong_fields(exit: ExitSpec) -> list[tuple[str, str, object]]:
-    """(field, what was expected, what came) of each field that is wrong."""
-    values = [(field, expected, fine, getattr(exit, field)) for field, (expected, fine) in _RULES.items()]
-    return [(field, expected, value) for field, expected, fine, value in values if not fine(value)]
-
-
 def check_exit(name: str, output: dict[str, Any] | None, sampling: dict[str, Any], problems: list[Problem]) -> None:
     """Only one text of free form has a chain that can be cut, and only who allows approximation gets it."""
     exit: ExitSpec | None = sampling.get("exit")
     if exit is None:
         return
-    for field, expected, came in wrong_fields(exit):
-        problems.append(Problem(name, f"exit= {field}: {expected}", repr(came), "Correct fs.early_exit(...)."))
+    for field, (expected, fine) in _RULES.items():
+        came = getattr(exit, field)
+        if not fine(came):
+            problems.append(Problem(name, f"exit= {field}: {expected}", repr(came), "Correct fs.early_exit(...)."))
     if exit.must_close and exit.think is None:
         remedy = "Give think=, or leave must_close out."
         problems.append(Problem(name, "exit= with marks of thinking to wait for", "must_close=True alone", remedy))
     forms = [key for key in ("regex", "grammar") if sampling.get(key) is not None]
     if output is not None or forms:
-        came = "a typed result" if output is not None else f"{forms[0]}="
+        form = "a typed result" if output is not None else f"{forms[0]}="
         remedy = "Return str, or leave exit out: a form does not leave room for thoughts that can be cut."
-        problems.append(Problem(name, "exit= with text of free form", came, remedy))
+        problems.append(Problem(name, "exit= with text of free form", form, remedy))
     if sampling.get("quality", "exact") == "exact":
         remedy = "An early exit may change the answer: say quality='balanced', or leave exit out."
         problems.append(Problem(name, "exit= with a quality that allows approximation", "quality='exact'", remedy))

@@ -2,24 +2,26 @@
 
 from functools import lru_cache
 
-from flowserve.graphs.plan import Block, Kind, LLMSpec, Node, Output, Plan, Template
+from flowserve.graphs.plan import Block, ExitSpec, Kind, LLMSpec, Node, Output, Plan, Template
 from flowserve.graphs.program import Program
 from flowserve.ids import BlockId, NodeId
+from flowserve.runtime.certified import fingerprint
 
 
 @lru_cache(maxsize=256)
-def raw_program(model: str) -> Program:
+def raw_program(model: str, exit: ExitSpec | None = None) -> Program:
     """A workflow `model:<name>` with a single LLM node; its prompt comes from `prompts.RawCall`."""
     name = f"model:{model}"
+    llm = LLMSpec("generate", Template(()), {"type": "object"}, None, model=model, exit=exit)
     node = Node(NodeId(0), "generate", Kind.LLM, BlockId(0), (), (), target=0, cost_s=2.0)
     plan = Plan(
         name=name,
-        digest=name,
+        digest=name if exit is None else f"{name}:{fingerprint(llm)}",
         nodes=(node,),
         blocks=(Block(BlockId(0), name, (), (NodeId(0),), Output(NodeId(0)), None, dependents=((),)),),
         input={"type": "object"},
         output={},
-        llms=(LLMSpec("generate", Template(()), {"type": "object"}, None, model=model),),
+        llms=(llm,),
         tails=(2.0,),
         by_tail=(NodeId(0),),
     )

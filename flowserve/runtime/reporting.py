@@ -111,9 +111,11 @@ class Reporter:
                 "tokens_in": snapshot.tokens_in,
                 "tokens_out": snapshot.tokens_out,
                 "cached_tokens": snapshot.cached_tokens,
+                "trial_tokens": snapshot.trial_tokens,
                 **spending_data(snapshot.spent),
             },
             "degraded": list(snapshot.degraded),
+            "exits": list(snapshot.exits),
             "seconds": round(self._clock.now() - run.created, 6),
         }
         if run.error is None:

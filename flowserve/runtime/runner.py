@@ -16,7 +16,7 @@ from flowserve.core.priority import TIERS
 from flowserve.engines.base import Engine, Sampling
 from flowserve.engines.tools import Choice, ToolFormat
 from flowserve.errors import InputError, Overloaded, UnknownName
-from flowserve.graphs.plan import ToolSpec
+from flowserve.graphs.plan import ExitSpec, ToolSpec
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
 from flowserve.ids import RunId, Seconds
@@ -152,6 +152,7 @@ class Runtime:
         tool_choice: Choice = "auto",
         parallel_tools: bool = True,
         schema: dict[str, Any] | None = None,
+        exit: ExitSpec | None = None,
         options: SubmitOptions | None = None,
     ) -> Run:
         """One model call under the same scheduler as everything else; `result()` is a `records.Generation`."""
@@ -159,11 +160,13 @@ class Runtime:
             raise InputError("a model call takes either messages or a prompt")
         if model not in self.models():
             raise UnknownName("model", model, self.models())
+        if exit is not None and (tools or schema is not None or sampling.n > 1):
+            raise InputError("only one free text can end early: leave tools, a schema, further choices or the exit out")
         format = None
         if tools and tool_choice != "none":
             format = ToolFormat(offered(tools), tool_choice, parallel=parallel_tools, output=schema)
         raw = RawCall(model, sampling, None if messages is None else tuple(messages), prompt, format, schema)
-        return await self._begin(raw_program(model), (), options or SubmitOptions(), raw)
+        return await self._begin(raw_program(model, exit), (), options or SubmitOptions(), raw)
 
     def run(self, run: RunId) -> Run:
         """The handle of a live or remembered run. Raises UnknownName."""

@@ -58,6 +58,7 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
             "tokens_in": run.tokens_in,
             "tokens_out": run.tokens_out,
             "cached_tokens": run.cached_tokens,
+            "trial_tokens": run.trial_tokens,
             **spending_data(run.spent),
         },
         "metadata": run.metadata,
@@ -67,8 +68,8 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
 
 def run_result(run: RunSnapshot) -> dict[str, Any]:
     votes = [{"node": record.label, **asdict(record.votes)} for record in run.nodes if record.votes is not None]
-    told = {"result": run.result, "error": run.error, "degraded": list(run.degraded), "votes": votes}
-    return {**run_summary(run), **told}
+    told = {"degraded": list(run.degraded), "exits": list(run.exits), "votes": votes}
+    return {**run_summary(run), "result": run.result, "error": run.error, **told}
 
 
 def run_detail(run: RunSnapshot) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def _node(record: NodeRecord) -> dict[str, Any]:
         "tokens_in": record.tokens_in,
         "tokens_out": record.tokens_out,
         "cached_tokens": record.cached_tokens,
+        "trial_tokens": record.trial_tokens,
         "engine": record.engine,
         "error": record.error,
         "votes": None if record.votes is None else asdict(record.votes),

@@ -52,7 +52,8 @@ class Metrics:
         )
         self._tokens = Counter(
             "flowserve_tokens",
-            "Tokens of model calls; `cached` ones are part of `in`, `computed` counts failed and cancelled calls too.",
+            "Tokens of model calls; `cached` ones are part of `in`, `trial` ones are no part of `out`, "
+            "`computed` counts failed and cancelled calls too.",
             ["workflow", "direction"],
             registry=self.registry,
         )
@@ -60,6 +61,12 @@ class Metrics:
             "flowserve_degraded",
             "Executions that did less than declared, to keep a deadline.",
             ["workflow", "what"],
+            registry=self.registry,
+        )
+        self._exits = Counter(
+            "flowserve_exits",
+            "Model calls that were ended early, by their rule or by their budget, or could not be.",
+            ["workflow", "did"],
             registry=self.registry,
         )
         self._engine_seconds = Counter(
@@ -104,8 +111,11 @@ class Metrics:
         self._runs.labels(run.workflow, run.status).inc()
         if run.ended is not None:
             self._run_seconds.labels(run.workflow).observe(run.ended - run.created)
-        for direction, count in (("in", run.tokens_in), ("out", run.tokens_out), ("cached", run.cached_tokens)):
+        counts = {"in": run.tokens_in, "out": run.tokens_out, "cached": run.cached_tokens, "trial": run.trial_tokens}
+        for direction, count in counts.items():
             self._tokens.labels(run.workflow, direction).inc(count)
+        for exited in run.exits:
+            self._exits.labels(run.workflow, exited["did"]).inc()
         for taken in run.degraded:
             self._degraded.labels(run.workflow, taken["what"]).inc()
         if run.spent is not None:

@@ -10,10 +10,11 @@ import jsonschema
 from flowserve.engines.base import Logprob, Sampling
 from flowserve.engines.tools import Choice as ToolChoice
 from flowserve.engines.tools import Named
-from flowserve.graphs.plan import Plan, ToolSpec
+from flowserve.graphs.exits import from_data
+from flowserve.graphs.plan import ExitSpec, Plan, ToolSpec
 from flowserve.graphs.types import Message, ToolCall
 from flowserve.retrieval.protocols import Vectors
-from flowserve.runtime.records import Choice, SubmitOptions
+from flowserve.runtime.records import Choice, RunSnapshot, SubmitOptions
 from flowserve.server import openai_schemas as s
 from flowserve.server import strict_json
 from flowserve.server.convert import budget_of
@@ -181,7 +182,8 @@ def _check_schema(schema: dict[str, Any], param: str) -> None:
 
 def refuse_for_workflow(body: s.Generating) -> None:
     """A workflow decides its own calls; what would need another answer than its result is refused."""
-    asked: list[tuple[str, bool]] = [("n", (body.n or 1) > 1)]
+    exits = body.flowserve is not None and body.flowserve.early_exit is not None
+    asked: list[tuple[str, bool]] = [("n", (body.n or 1) > 1), ("flowserve.early_exit", exits)]
     if isinstance(body, s.ChatRequest):
         asked += [
             ("tools", bool(body.tools)),
@@ -229,13 +231,41 @@ def result_text(value: Any) -> str:
     return value if isinstance(value, str) else dumps(value).decode()
 
 
-def usage(tokens_in: int, tokens_out: int, cached: int) -> dict[str, Any]:
-    return {
+def usage(ended: Sequence[RunSnapshot]) -> dict[str, Any]:
+    """`trial_tokens` is ours: beside the completion, and part of neither count of OpenAI's."""
+    tokens_in, tokens_out = sum(run.tokens_in for run in ended), sum(run.tokens_out for run in ended)
+    counts: dict[str, Any] = {
         "prompt_tokens": tokens_in,
         "completion_tokens": tokens_out,
         "total_tokens": tokens_in + tokens_out,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": {"cached_tokens": sum(run.cached_tokens for run in ended)},
     }
+    trials = sum(run.trial_tokens for run in ended)
+    return counts | ({"trial_tokens": trials} if trials else {})
+
+
+def exits_of(ended: Sequence[RunSnapshot]) -> dict[str, Any]:
+    """Our own field of an answer, where calls ended early: it is approximate then."""
+    exits = [{"did": exited["did"], "why": exited["why"]} for run in ended for exited in run.exits]
+    return {"flowserve": {"early_exit": exits}} if exits else {}
+
+
+def exit_of(body: s.ChatRequest | s.CompletionRequest) -> ExitSpec | None:
+    """How the client lets the call end early; None: not at all. Whoever asks for it here, asks for an approximate answer."""
+    given = body.flowserve.early_exit if body.flowserve is not None else None
+    if given is None:
+        return None
+    where = "flowserve.early_exit"
+    asked: list[tuple[str, bool]] = [("n", (body.n or 1) > 1), ("logprobs", body.logprobs not in (None, False))]
+    if isinstance(body, s.ChatRequest):
+        asked.append(("tools", bool(body.tools)))
+        asked.append(("response_format", body.response_format is not None and body.response_format.type != "text"))
+    for name, has in asked:
+        if has:
+            raise wrong(f"'{name}' does not go with '{where}': leave one of them out", where, "unsupported_parameter")
+    if given.must_close and given.think is None:
+        raise wrong(f"'{where}.must_close' needs '{where}.think'", f"{where}.must_close")
+    return from_data(given.model_dump(exclude_none=True))
 
 
 def tool_calls(choice: Choice) -> list[dict[str, Any]]:

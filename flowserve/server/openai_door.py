@@ -67,6 +67,7 @@ class OpenAI:
             tool_choice=choice,
             parallel_tools=body.parallel_tool_calls is not False,
             schema=schema,
+            exit=c.exit_of(body),
             options=options,
         )
 
@@ -103,7 +104,7 @@ class OpenAI:
             for prompt in prompts:
                 sampling = c.sampling_of(body)
                 call = {"model": body.model, "prompt": prompt, "sampling": sampling, "options": options}
-                runs.append(await self._door.generate(**call))
+                runs.append(await self._door.generate(**call, exit=c.exit_of(body)))
         except BaseException:
             _cancel_all(runs)
             raise
@@ -148,11 +149,9 @@ class OpenAI:
         self, run: Run, chunks: Chunks, kind: str, choices: list[dict[str, Any]], runs: list[Run] | None = None
     ) -> Response:
         ended = [each.snapshot() for each in runs or [run]]
-        counts = c.usage(
-            sum(x.tokens_in for x in ended), sum(x.tokens_out for x in ended), sum(x.cached_tokens for x in ended)
-        )
         head = {"id": chunks.id, "object": kind, "created": chunks.created, "model": chunks.model}
-        return JSON({**head, "choices": choices, "usage": counts}, headers=self._headers(run))
+        counts = {"usage": c.usage(ended), **c.exits_of(ended)}
+        return JSON({**head, "choices": choices, **counts}, headers=self._headers(run))
 
     async def _stream(self, run: Run, writer: ChatWriter | TextWriter, request: Request) -> Response:
         """The head is held back until something came, so that an early failure still gets a proper status."""

@@ -100,6 +100,26 @@ class StreamOptions(OpenAIIn):
     include_usage: bool | None = None
 
 
+class EarlyExitIn(OpenAIIn):
+    """How a call may end before its chain of thought does; fields as those of `fs.early_exit`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    answer: Literal["boxed", "number", "choice", "line"]
+    rule: Literal["default", "certified"] | None = None
+    deliver: Literal["answer_only", "readout"] | None = None
+    trial: str | None = Field(default=None, min_length=1, max_length=2_000, description="What makes a fork answer.")
+    at: str | None = Field(default=None, min_length=1, max_length=100, description="Where forks are made: behind this.")
+    think: Annotated[list[str], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="Marks around a reasoning model's thoughts."
+    )
+    budget: Integer | None = Field(default=None, ge=1, le=1_000_000, description="Most tokens of thought.")
+    mean: Literal["arithmetic", "geometric"] | None = None
+    skip: Integer | None = Field(default=None, ge=0, le=100)
+    must_close: bool | None = None
+    task: str | None = Field(default=None, max_length=200)
+
+
 class FlowServeExtra(OpenAIIn):
     """Our own `extra_body={"flowserve": {...}}`: closed, because nobody else writes it."""
 
@@ -111,6 +131,9 @@ class FlowServeExtra(OpenAIIn):
     timeout: float | None = Field(default=None, gt=0, le=86_400, description="Seconds.")
     degrade: bool = Field(default=True, description="Whether declared degradations may be taken to keep the deadline.")
     budget: BudgetIn | None = Field(default=None, description="What it may spend.")
+    early_exit: EarlyExitIn | None = Field(
+        default=None, description="Let a model's answer end early when it is sure; approximate. Not for workflows."
+    )
 
 
 # --- requests ---------------------------------------------------------------------------------------------------
@@ -208,6 +231,18 @@ class Usage(OpenAIOut):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: UsageDetails
+    trial_tokens: int | None = Field(default=None, description="Written by trials, where there were any; ours.")
+
+
+class EarlyExitOut(OpenAIOut):
+    did: Literal["stopped", "budget", "unavailable"]
+    why: str
+
+
+class FlowServeOut(OpenAIOut):
+    """What OpenAI's answers have no field for."""
+
+    early_exit: list[EarlyExitOut] = Field(description="Calls that ended early: the answer is approximate then.")
 
 
 class TopLogprob(OpenAIOut):
@@ -257,6 +292,7 @@ class ChatCompletion(OpenAIOut):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    flowserve: FlowServeOut | None = None
 
 
 class TextLogprobs(OpenAIOut):
@@ -280,6 +316,7 @@ class TextCompletion(OpenAIOut):
     model: str
     choices: list[TextChoice]
     usage: Usage
+    flowserve: FlowServeOut | None = None
 
 
 class EmbeddingOut(OpenAIOut):

@@ -117,6 +117,7 @@ class UsageOut(Out):
     tokens_in: int
     tokens_out: int
     cached_tokens: int = Field(description="Prompt tokens whose KV was reused.")
+    trial_tokens: int = Field(description="Written by trials of calls that may end early; no part of `tokens_out`.")
     computed_tokens: int | None = Field(
         description="Prompt and output that engines computed, failed and cancelled calls included. Null until it has ended."
     )
@@ -149,6 +150,16 @@ class NodeVotesOut(VotesOut):
     """A vote of a run."""
 
     node: str = Field(description="Label of the node.")
+
+
+class ExitOut(Out):
+    """A call that could end early, and what came of it."""
+
+    node: str = Field(description="Label of the node.")
+    did: Literal["stopped", "budget", "unavailable"] = Field(
+        description="`stopped`: its answer is approximate; `budget`: its thoughts were cut; `unavailable`: its engine cannot do it."
+    )
+    why: str
 
 
 class RunErrorOut(Out):
@@ -185,6 +196,7 @@ class RunResult(RunSummary):
     error: RunErrorOut | None
     degraded: list[DegradedOut]
     votes: list[NodeVotesOut] = Field(description="Of every node that has voted so far.")
+    exits: list[ExitOut]
 
 
 class NodeOut(Out):
@@ -203,6 +215,7 @@ class NodeOut(Out):
     tokens_in: int
     tokens_out: int
     cached_tokens: int
+    trial_tokens: int
     engine: str | None
     error: str | None
     votes: VotesOut | None = Field(description="Null: not a vote, or not yet.")

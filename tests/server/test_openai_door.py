@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from flowserve.config import PoolConfig, RuntimeConfig
-from flowserve.engines.fake import FailAfter
+from flowserve.engines.fake import FailAfter, Sure
 from flowserve.errors import ContextTooLong, EngineError, EngineLost
 from flowserve.retrieval.embed import HashEmbedder
 
@@ -439,3 +439,73 @@ async def test_an_embedder_that_loads_itself_to_know_its_name_does_not_stop_the_
     assert (await served.http.get("/v1/models/slow")).status_code == 200
     assert (await served.http.post("/v1/embeddings", json={"model": "slow", "input": "a"})).status_code == 200
     assert names and not any(names)
+
+
+# --- early exit -----------------------------------------------------------------------------------------------------
+
+THOUGHTS = "\n\n".join(" ".join(f"w{number}x{word}" for word in range(20)) for number in range(30))
+EARLY = {"answer": "number", "trial": "\nThe answer is", "skip": 0}
+
+
+async def early(serve: Any, exit: dict[str, Any], **more: Any) -> tuple[Any, Any]:
+    """The answer of a server whose trials are sure, and the server."""
+    replies = {"generate": THOUGHTS, "trial": Sure(" 42.\n", 0.9999), "readout": " forty-two."}
+    async with serve(replies=replies, token_delay_s=0.001) as served, client_of(served) as client:
+        extra = {"flowserve": {"early_exit": exit}}
+        return await client.chat.completions.create(model="fake", messages=USER, extra_body=extra, **more), served
+
+
+async def test_a_chat_without_a_workflow_may_end_early_and_says_so(serve: Any) -> None:
+    answer, served = await early(serve, EARLY)
+    content = answer.choices[0].message.content
+    assert content.endswith("\nThe answer is 42") and THOUGHTS.startswith(content.removesuffix("\nThe answer is 42"))
+    [told] = answer.flowserve["early_exit"]
+    assert told["did"] == "stopped" and "confidence 0.99990" in told["why"]
+    assert answer.usage.completion_tokens + answer.usage.trial_tokens == served.engine.status().tokens_out_total
+    answer, _ = await early(serve, EARLY | {"deliver": "readout"})
+    assert answer.choices[0].message.content.endswith("\nThe answer is forty-two.")
+
+
+async def test_a_stream_of_a_chat_that_ends_early_holds_its_answer_and_no_trial(serve: Any) -> None:
+    replies = {"generate": THOUGHTS, "trial": [Sure(" 41.\n", 0.5), Sure(" 42.\n", 0.9999)]}
+    async with serve(replies=replies, token_delay_s=0.001) as served, client_of(served) as client:
+        stream = await client.chat.completions.create(
+            model="fake",
+            messages=USER,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"flowserve": {"early_exit": EARLY}},
+        )
+        chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text.endswith("\nThe answer is 42") and "41" not in text.replace("x", " ").split()
+    assert chunks[-1].flowserve["early_exit"][0]["did"] == "stopped" and chunks[-1].usage.trial_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("exit", "more", "said"),
+    [
+        ({"answer": "number", "saving_effort": 3}, {}, "saving_effort"),
+        ({"answer": "essay"}, {}, "boxed"),
+        ({}, {}, "answer"),
+        (EARLY | {"must_close": True}, {}, "needs 'flowserve.early_exit.think'"),
+        (EARLY, {"n": 2}, "'n' does not go with"),
+        (EARLY, {"logprobs": True}, "'logprobs' does not go with"),
+        (EARLY, {"tools": [WEATHER]}, "'tools' does not go with"),
+        (EARLY, {"response_format": {"type": "json_object"}}, "'response_format' does not go with"),
+    ],
+)
+async def test_an_early_exit_that_cannot_be_is_refused(
+    client: Any, exit: dict[str, Any], more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        await client.chat.completions.create(
+            model="fake", messages=USER, extra_body={"flowserve": {"early_exit": exit}}, **more
+        )
+
+
+async def test_a_workflow_says_itself_which_of_its_calls_may_end_early(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"'flowserve\.early_exit' does not go with the workflow"):
+        await client.chat.completions.create(
+            model="echo", messages=USER, extra_body={"flowserve": {"early_exit": EARLY}}
+        )
