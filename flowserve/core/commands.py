@@ -347,6 +347,8 @@ class Fork:
     attempt: int
     engine: EngineId
     position: Tokens
+    confident: bool = True
+    """The rule wants to know how sure the fork is; False: what it answers suffices."""
 
 
 @dataclass(frozen=True, slots=True)

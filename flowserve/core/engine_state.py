@@ -63,6 +63,7 @@ class ModelCall:
         "decode",
         "exited",
         "fork_at",
+        "fork_confident",
         "items",
         "kv_tokens",
         "last_at",
@@ -117,6 +118,8 @@ class ModelCall:
         """That rule, with what it has seen of this execution and those before that it continues; None: none, or not begun."""
         self.fork_at: Tokens | None = None
         """From how many tokens of output on a trial is asked for; None: none is."""
+        self.fork_confident = True
+        """That trial is to tell how sure it is."""
         self.exited = False
         """The rule has ended it."""
         self.began_at: Seconds = 0.0

@@ -211,12 +211,14 @@ class TrialAnswered:
     """Of the call's own output; at least what was asked for."""
     label: int
     """Class of the answer, as in SampleLabelled, counted within this execution."""
-    confidence: float
-    """Mean probability of the answer's tokens, 0 to 1."""
+    confidence: float | None
+    """Mean probability of the answer's tokens, 0 to 1. None: the Fork did not ask for it."""
     cost: Tokens
     """Written by the fork; told before by TokensProduced."""
     closed: bool = True
     """It had ended its thoughts, or has none."""
+    hesitates: bool = False
+    """The answer contains a word of doubt."""
 
 
 @dataclass(frozen=True, slots=True)

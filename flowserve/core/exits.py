@@ -13,7 +13,7 @@ from flowserve.core.events import TrialAnswered
 from flowserve.core.state import SchedulerState, Task
 from flowserve.core.stopping.chains import CHAIN_RULES
 from flowserve.core.stopping.rules import Continue, Decision, ProbeAt, Stop
-from flowserve.core.stopping.signals import Trial
+from flowserve.core.stopping.signals import Probe, Trial
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import ExitSpec, Kind
 from flowserve.ids import EngineId, Tokens
@@ -36,7 +36,7 @@ def begun(state: SchedulerState, task: Task) -> None:
         call.rule, call.fork_at, call.exited = CHAIN_RULES[name](dict(args)), None, False
         _obey(state, task, call.rule.begin())
     elif call.fork_at is not None:
-        _fork(state, task, call.fork_at)
+        _fork(state, task, call.fork_at, call.fork_confident)
 
 
 def answered(state: SchedulerState, task: Task, event: TrialAnswered) -> None:
@@ -44,8 +44,10 @@ def answered(state: SchedulerState, task: Task, event: TrialAnswered) -> None:
     call = task.call
     assert call is not None and call.rule is not None
     call.fork_at = None
-    trial = Trial(event.position, event.label, event.confidence, event.cost, event.closed)
-    _obey(state, task, call.rule.observe(trial))
+    signal: Trial | Probe = Probe(event.position, event.label, event.hesitates, event.cost)
+    if event.confidence is not None:
+        signal = Trial(event.position, event.label, event.confidence, event.cost, event.closed)
+    _obey(state, task, call.rule.observe(signal))
 
 
 def _obey(state: SchedulerState, task: Task, decision: Decision) -> None:
@@ -54,8 +56,8 @@ def _obey(state: SchedulerState, task: Task, decision: Decision) -> None:
     match decision:
         case Continue():
             pass
-        case ProbeAt(position):
-            _fork(state, task, position)
+        case ProbeAt(position, confident):
+            _fork(state, task, position, confident)
         case Stop(label, why):
             call.exited = True
             state.out.append(Exit(task.run.id, task.id, task.attempt, _engine(task), label, why))
@@ -63,10 +65,10 @@ def _obey(state: SchedulerState, task: Task, decision: Decision) -> None:
             raise InternalError(f"a rule of one chain cannot decide {decision!r}", repr(task))
 
 
-def _fork(state: SchedulerState, task: Task, position: Tokens) -> None:
+def _fork(state: SchedulerState, task: Task, position: Tokens, confident: bool) -> None:
     assert task.call is not None
-    task.call.fork_at = position
-    state.out.append(Fork(task.run.id, task.id, task.attempt, _engine(task), position))
+    task.call.fork_at, task.call.fork_confident = position, confident
+    state.out.append(Fork(task.run.id, task.id, task.attempt, _engine(task), position, confident))
 
 
 def _engine(task: Task) -> EngineId:

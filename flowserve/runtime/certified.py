@@ -1,11 +1,19 @@
 """Which exit rule a model call may be stopped by: the conservative one, or the one that a certificate allows."""
 
+import logging
+from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
 from flowserve.core.stopping.chains import CHAIN_RULES, DEFAULT_RULE
+from flowserve.errors import FlowServeError
 from flowserve.graphs.encode import canonical, exit_data
-from flowserve.graphs.plan import LLMSpec
+from flowserve.graphs.plan import TRIAL, ExitSpec
+from flowserve.reasoning.certificates import Absent, Subject
+from flowserve.reasoning.certificates import Certificates as CertificateFolder
+
+log = logging.getLogger("flowserve.runtime")
 
 Rule = tuple[str, tuple[tuple[str, float], ...]]
 """(name in `CHAIN_RULES`, its parameters)."""
@@ -15,22 +23,40 @@ CONSERVATIVE: Rule = (DEFAULT_RULE, ())
 class Certificates(Protocol):
     """Where certificates are looked up."""
 
-    def rule(self, model: str, prompt: str, task: str) -> Rule | None:
-        """The rule that is certified for calls of `model` with the prompt `prompt` (`fingerprint`) on tasks of class `task`.
-        None: none is, or it has expired or was revoked."""
+    def rule(self, model: str, template: str, task: str) -> Rule | None:
+        """The rule that is certified for `model`, trials of wording `template` and tasks of class `task`. None: none is, or it has
+        expired or was revoked. May raise FlowServeError."""
         ...
 
 
-def fingerprint(spec: LLMSpec) -> str:
-    """Equal for nodes that ask alike, fork alike and read answers alike, whatever their values."""
-    assert spec.exit is not None
-    asked = (spec.template.system_source, spec.template.source, exit_data(spec.exit))
-    return sha256(canonical(asked).encode("ascii")).hexdigest()[:16]
+class Folder:
+    """Those that `flowserve gate stopping` has written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = CertificateFolder(folder)
+
+    def rule(self, model: str, template: str, task: str) -> Rule | None:
+        found = self._folder.lookup(Subject(model, template, task), datetime.now(UTC))
+        return None if isinstance(found, Absent) else (found.rule, tuple(sorted(found.args.items())))
 
 
-def rule_of(spec: LLMSpec, model: str, certificates: Certificates | None) -> Rule:
-    """What may end calls of `spec` at `model`. Raises nothing: without a usable certificate it is the conservative rule."""
-    if spec.exit is None or spec.exit.rule == "default" or certificates is None:
+def template_of(exit: ExitSpec) -> str:
+    """The name of a trial's wording in certificates: `boxed` for the usual one, another for all that is forked, read or weighed in
+    another way."""
+    if exit.trial == TRIAL and exit.answer == "boxed":
+        return "boxed"
+    told = {key: value for key, value in exit_data(exit).items() if key not in ("rule", "deliver", "budget", "task")}
+    return sha256(canonical(told).encode("ascii")).hexdigest()[:16]
+
+
+def rule_of(exit: ExitSpec | None, model: str, certificates: Certificates | None) -> Rule:
+    """What may end calls with `exit` at `model`: without a certificate that can be used, the conservative rule."""
+    if exit is None or exit.rule == "default" or certificates is None:
         return CONSERVATIVE
-    found = certificates.rule(model, fingerprint(spec), spec.exit.task)
-    return found if found is not None and found[0] in CHAIN_RULES else CONSERVATIVE
+    try:
+        name, args = certificates.rule(model, template_of(exit), exit.task) or CONSERVATIVE
+        CHAIN_RULES[name].complete(dict(args))
+    except (FlowServeError, KeyError) as error:
+        log.warning("early exit: the certificate for %s cannot be used: %s", model, error)
+        return CONSERVATIVE
+    return name, args

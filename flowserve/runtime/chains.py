@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
+from flowserve.core.stopping.signals import UNUSABLE
 from flowserve.engines.base import Call, Engine, Output
 from flowserve.graphs.plan import ExitSpec
 from flowserve.ids import Tokens
@@ -39,6 +40,8 @@ class Chain:
         self.exit = exit
         self.fork_at: Tokens | None = None
         """From where on the scheduler wants a trial; None: it wants none, or one is at work."""
+        self.confident = True
+        """That trial is to tell how sure it is."""
         self.trial: asyncio.Task[None] | None = None
         """The trial at work."""
         self.num_trials = 0
@@ -108,7 +111,7 @@ class Chain:
 
     def stop(self, label: int) -> None:
         """Enough: end the chain by the answer of class `label`."""
-        if self.exit.deliver == "readout":
+        if self.exit.deliver == "readout" or label == UNUSABLE:
             self.cut = Cut.READOUT
         else:
             self.cut, self._answer = Cut.ANSWER, self._said[label]

@@ -334,7 +334,7 @@ class Driver:
     def _fork(self, command: c.Fork) -> None:
         chain = self.live[command.run].tasks[command.task].chain
         assert chain is not None
-        chain.fork_at = command.position
+        chain.fork_at, chain.confident = command.position, command.confident
 
     def _exit(self, command: c.Exit) -> None:
         run = self.live[command.run]
@@ -570,7 +570,7 @@ class Driver:
     async def _try(self, run: Run, task: TaskState, command: c.Dispatch, chain: Chain, place: Tokens) -> None:
         """Have a fork answer; whatever goes wrong in it is an answer that cannot be used."""
         assert command.engine is not None and chain.call is not None
-        engine, cost = self.pool.engine(command.engine), 0
+        engine, confident, cost = self.pool.engine(command.engine), chain.confident, 0
 
         def told(count: Tokens) -> None:
             nonlocal cost
@@ -586,8 +586,8 @@ class Driver:
         except Exception as error:  # noqa: BLE001  # a trial may fail in any way; its call goes on
             log.warning("early exit: a trial of %s failed: %s", chain.call.id if chain.call else run.id, error)
             answered, label = NOTHING, UNUSABLE
-        confidence, closed = answered.confidence, answered.closed
-        self.post(e.TrialAnswered(run.id, task.id, command.attempt, place, label, confidence, cost, closed))
+        told_of = (answered.confidence if confident else None, cost, answered.closed, answered.hesitates)
+        self.post(e.TrialAnswered(run.id, task.id, command.attempt, place, label, *told_of))
 
     def _show(self, run: Run, task: TaskState, output: Output) -> None:
         if task.record.first_token_s is None and output.count:

@@ -114,8 +114,8 @@ class Executor:
         """What may end the call early, if its node allows that at all."""
         if task.role is not Role.NODE:
             return CONSERVATIVE
-        spec = run.program.plan.llms[task.node.target]
-        return rule_of(spec, self._pool.known_as(model), self._certificates)
+        exit = run.program.plan.llms[task.node.target].exit
+        return rule_of(exit, self._pool.known_as(model), self._certificates)
 
     def held(self, run: Run, task: TaskState, engine: EngineId) -> tuple[int, ...]:
         """Prefixes that the cache of `engine` holds after it answered: of prompt and answer together."""

@@ -2,10 +2,10 @@
 
 from functools import lru_cache
 
+from flowserve.graphs.encode import canonical, exit_data
 from flowserve.graphs.plan import Block, ExitSpec, Kind, LLMSpec, Node, Output, Plan, Template
 from flowserve.graphs.program import Program
 from flowserve.ids import BlockId, NodeId
-from flowserve.runtime.certified import fingerprint
 
 
 @lru_cache(maxsize=256)
@@ -16,7 +16,7 @@ def raw_program(model: str, exit: ExitSpec | None = None) -> Program:
     node = Node(NodeId(0), "generate", Kind.LLM, BlockId(0), (), (), target=0, cost_s=2.0)
     plan = Plan(
         name=name,
-        digest=name if exit is None else f"{name}:{fingerprint(llm)}",
+        digest=name if exit is None else f"{name}:{canonical(exit_data(exit))}",
         nodes=(node,),
         blocks=(Block(BlockId(0), name, (), (NodeId(0),), Output(NodeId(0)), None, dependents=((),)),),
         input={"type": "object"},

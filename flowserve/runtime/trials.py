@@ -13,6 +13,7 @@ from flowserve.engines.base import Call, Engine, Finish, Origin, Sampling, Segme
 from flowserve.engines.detok import TextStream
 from flowserve.graphs.plan import ExitSpec
 from flowserve.ids import Tokens
+from flowserve.reasoning.extraction import hesitates
 from flowserve.reasoning.forms import FORMS, Read
 
 MOST_TOKENS: Tokens = 20
@@ -29,6 +30,8 @@ class Answered:
     """As the fork wrote it, up to the answer's end."""
     confidence: float
     closed: bool
+    hesitates: bool = False
+    """A word of doubt stands in it."""
 
 
 NOTHING = Answered("", "", 0.0, closed=False)
@@ -82,7 +85,8 @@ async def ask(fork: Call, engine: Engine, exit: ExitSpec, told: Callable[[Tokens
     if read is None or not read.answer:
         return NOTHING
     own = [chance for start, chance in zip(starts, chances, strict=True) if start < read.end]
-    return Answered(read.answer, text[: read.end], mean(own[exit.skip :] or own, exit.mean), closed)
+    confidence = mean(own[exit.skip :] or own, exit.mean)
+    return Answered(read.answer, text[: read.end], confidence, closed, hesitates(text))
 
 
 def _is_closed(text: str, exit: ExitSpec) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.events import Code, Loss
-from flowserve.core.stopping.chains import Confident
+from flowserve.core.stopping.chains import CHAIN_RULES, DEFAULT_RULE
 from flowserve.core.stopping.rules import Continue, ProbeAt, Stop
 from flowserve.core.stopping.signals import Trial
 from flowserve.errors import InternalError
@@ -56,7 +56,7 @@ def test_what_is_not_surer_than_the_threshold_or_unusable_or_unfinished_ends_not
 
 
 def test_the_conservative_rule_asks_for_thirty_trials_and_no_more() -> None:
-    rule = Confident({})
+    rule = CHAIN_RULES[DEFAULT_RULE]({})
     asked, decision = [], rule.begin()
     while isinstance(decision, ProbeAt):
         asked.append(decision.position)
@@ -123,6 +123,18 @@ def test_a_trial_that_nobody_asked_for_contradicts_the_contract(kit: ModuleType)
 
 
 def test_a_stop_says_what_the_rule_saw() -> None:
-    assert Confident({"threshold": 0.5}).observe(Trial(1_216, 3, 0.75, 9)) == Stop(
+    assert CHAIN_RULES[DEFAULT_RULE]({"threshold": 0.5}).observe(Trial(1_216, 3, 0.75, 9)) == Stop(
         3, "confidence 0.75000 > 0.5 at 1,216 tokens"
     )
+
+
+def test_a_rule_that_wants_answers_only_is_told_answers_only(kit: ModuleType) -> None:
+    bench = kit.Bench(measure=True)
+    bench.submit(one_call(kit))
+    told = (("every", 16.0), ("window", 2.0))
+    [*_, fork] = bench.measured(1, rule="certaindex", rule_args=told)
+    assert fork == c.Fork(*CALL, 1, "e0", 16, confident=False)
+    assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 16, 0, None, 5))) == ["fork 1 at e0 from 32"]
+    assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 32, 0, None, 5, hesitates=True))) == ["fork 1 at e0 from 48"]
+    assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 48, 0, None, 5))) == ["fork 1 at e0 from 64"]
+    assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 64, 0, None, 5))) == ["exit 1 at e0 with 0"]

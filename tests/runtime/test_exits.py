@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,9 @@ from flowserve.engines.fake import FakeEngine, Sure
 from flowserve.engines.words import WordTokenizer
 from flowserve.errors import EngineError
 from flowserve.graphs.plan import ExitSpec
+from flowserve.reasoning.certificates import Certificate, Subject
+from flowserve.reasoning.certificates import Certificates as CertificateFolder
+from flowserve.runtime.certified import Folder, template_of
 from flowserve.runtime.records import SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.runtime.runner import Runtime
@@ -274,6 +279,49 @@ async def test_another_rule_than_the_conservative_one_needs_a_certificate() -> N
     assert run.outcome().endswith(f"{TRIAL} 41")
     [(model, prompt, task)] = certified.asked
     assert (model, len(prompt), task) == ("fake", 16, "tides")
+
+
+class Wrong(Certified):
+    """Names a rule that nobody knows, or parameters that it has not."""
+
+    def __init__(self, name: str, *args: tuple[str, float]) -> None:
+        super().__init__()
+        self.told = (name, args)
+
+    def rule(self, model: str, prompt: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]] | None:
+        return self.told
+
+
+@pytest.mark.parametrize("certificates", [Wrong("nobody's"), Wrong("default", ("boldness", 1.0))], ids=repr)
+async def test_a_certificate_that_makes_no_sense_allows_nothing_more(certificates: Wrong) -> None:
+    engine = FakeEngine({"solve": CHAIN, "trial": UNSURE})
+    assert (await ended(engine, replace(EXIT, rule="certified"), certificates=certificates)).outcome() == CHAIN
+
+
+def test_certificates_name_the_usual_wording_and_tell_others_apart() -> None:
+    usual = fs.early_exit(answer="boxed")
+    assert template_of(usual) == template_of(replace(usual, deliver="readout", budget=9, task="x")) == "boxed"
+    others = [EXIT, replace(EXIT, trial="?"), replace(EXIT, answer="choice"), replace(EXIT, skip=1)]
+    assert len({template_of(exit) for exit in others}) == 4
+
+
+async def test_a_folder_of_certificates_is_read(tmp_path: Path) -> None:
+    exit = replace(EXIT, rule="certified", task="tides")
+    subject = Subject("fake", template_of(exit), "tides")
+    now = datetime.now(UTC)
+    CertificateFolder(tmp_path).write(certificate(subject, now, now + timedelta(days=1)))
+    replies = {"solve": CHAIN, "trial": UNSURE}
+    run = await ended(FakeEngine(replies, token_delay_s=0.001), exit, certificates=Folder(tmp_path))
+    assert run.outcome().endswith(f"{TRIAL} 41")
+    CertificateFolder(tmp_path).write(certificate(subject, now - timedelta(days=2), now - timedelta(days=1)))
+    assert (await ended(FakeEngine(replies), exit, certificates=Folder(tmp_path))).outcome() == CHAIN
+
+
+def certificate(subject: Subject, created: datetime, expires: datetime) -> Certificate:
+    figures = {field.name: 0.0 for field in fields(Certificate)} | {"num_problems": 900, "num_trajectories": 900}
+    counts = dict.fromkeys(("stopped", "harmed", "rescued", "differing"), 0)
+    known = {"rule": "deer", "args": {"apart": 16.0}, "bank": "", "revoked": None, "created": created}
+    return Certificate(**{**figures, **counts, **known, "subject": subject, "expires": expires})
 
 
 async def test_a_recorded_run_replays_to_the_same_trials_and_the_same_end() -> None:
