@@ -14,6 +14,7 @@ from flowserve.core.placements import PLACEMENTS
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.priority import POLICIES
 from flowserve.graphs.passes import PASSES
+from flowserve.graphs.plan import ExitSpec
 from flowserve.server.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,19 @@ def test_every_file_and_folder_that_the_documents_name_exists() -> None:
     for document in DOCUMENTS:
         for path in re.findall(r"`((?:flowserve|graphs|retrieval|docs|examples|tests)/[\w/.]*)`", document.read_text()):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_the_workflow_of_the_page_on_early_exits_compiles() -> None:
+    (block,) = blocks((ROOT / "docs" / "early-exit.md").read_text(), "python")
+    names: dict[str, object] = {}
+    exec(compile(block, "early-exit.md", "exec"), names)  # noqa: S102  # our own text
+    assert names["solver"].program.plan.llms[0].exit is not None  # type: ignore[attr-defined]
+
+
+def test_every_field_of_an_early_exit_has_its_row() -> None:
+    text = (ROOT / "docs" / "early-exit.md").read_text()
+    told = [name for row in re.findall(r"^\| ([a-z_, ]+) \|", text, re.MULTILINE) for name in row.split(", ")]
+    assert sorted(told) == sorted(["field", *(item.name for item in fields(ExitSpec))])
 
 
 def test_every_decision_record_says_what_was_refused_and_how_it_could_be_wrong() -> None:

@@ -19,6 +19,7 @@ from flowserve.errors import ConfigError
 from flowserve.graphs.workflow import Workflow
 from flowserve.poolspec import EngineSpec, PoolSpec, read, unknown_option
 from flowserve.retrieval.protocols import RetrievalService
+from flowserve.runtime.certified import Folder
 from flowserve.runtime.runner import Runtime
 
 __all__ = ["ENGINES", "Declared", "Settings", "load", "load_workflows", "make_runtime", "model_folder"]
@@ -46,6 +47,8 @@ class Settings:
     """Folder of the indexes; made when something is ingested."""
     embedder: str = "minilm"
     """For new indexes: `minilm`, `hash`, or a sentence-transformers folder or hub name."""
+    certificates: Path | None = None
+    """Folder of certificates of exit rules (`flowserve gate stopping`); None: calls end early by the default rule only."""
     max_batch: int = 32
     """Sequences that the embedded engine `hf` decodes at once."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -99,7 +102,13 @@ def make_runtime(
     config = with_limits(settings.runtime, spec)
     if spec.pool:
         config = replace(config, pool=_pool_config(config.pool, spec.pool))
-    runtime = Runtime(make_seats(spec), retrieval=make_retrieval(settings), config=config, log_line=log_line)
+    runtime = Runtime(
+        make_seats(spec),
+        retrieval=make_retrieval(settings),
+        config=config,
+        log_line=log_line,
+        certificates=None if settings.certificates is None else Folder(settings.certificates),
+    )
     for workflow in workflows:
         runtime.register(workflow.program)
     return runtime
@@ -125,7 +134,7 @@ def checked(choices: Mapping[str, Any]) -> Settings:
     if unknown:
         raise ConfigError(f"expected settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
     given: dict[str, Any] = dict(choices)
-    for name in ("indexes", "pool"):
+    for name in ("indexes", "pool", "certificates"):
         if given.get(name) is not None:
             given[name] = Path(given[name])
     if "url" in given:

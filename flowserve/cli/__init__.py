@@ -92,6 +92,9 @@ def serve(
     drop_hopeless: Annotated[
         bool, typer.Option("--drop-hopeless", help="end runs before calls that would end long after their deadline")
     ] = False,
+    certificates: Annotated[
+        Path | None, typer.Option(help="folder of what gate stopping has written; docs/early-exit.md")
+    ] = None,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -117,6 +120,7 @@ def serve(
         price,
         drop_hopeless,
         placement,
+        certificates,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -499,6 +503,7 @@ def _settings(
     price: list[str] | None = None,
     drop_hopeless: bool = False,
     placement: str = PLACEMENT,
+    certificates: Path | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -513,6 +518,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         embedder=embedder,
+        certificates=certificates,
         runtime=RuntimeConfig(
             policy=policy,
             predictor=predictor,

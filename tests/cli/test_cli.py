@@ -111,6 +111,15 @@ def test_check_names_the_list_whose_order_is_left_to_the_server(tmp_path: Path) 
     assert "order: answer writes 'passages' in the order that shares most with recent prompts" in shown
 
 
+def test_check_names_the_calls_that_may_end_early(tmp_path: Path) -> None:
+    file = tmp_path / "app.py"
+    declared = (EXAMPLES / "rag.py").read_text()
+    exit = 'max_tokens=64, quality="balanced", exit=fs.early_exit(answer="line")'
+    file.write_text(declared.replace("max_tokens=64", exit))
+    shown = flowserve("check", str(file)).stdout
+    assert "exit: answer may end early by rule 'default', so its answer is approximate" in shown
+
+
 def test_run_prints_the_result_as_json_and_the_nodes_beside_it() -> None:
     target = f"{EXAMPLES / 'branch_and_loop.py'}:essay"
     done = flowserve("run", target, "--input", '{"topic": "tides", "strict": false}', "--engine", "fake")

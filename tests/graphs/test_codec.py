@@ -72,6 +72,43 @@ def test_a_list_in_any_order_survives_the_round_trip_and_is_checked_in_specs_too
         load(snippets, document)
 
 
+def test_an_early_exit_survives_the_round_trip_and_is_checked_in_specs_too(snippets: ModuleType) -> None:
+    exit = fs.early_exit(answer="number", deliver="readout", think=("<think>", "</think>"), budget=64, must_close=True)
+
+    @fs.llm(quality="balanced", exit=exit)
+    def say(text: str) -> str:
+        fs.prompt("{{ text }}")
+
+    @fs.workflow()
+    def flow(text: str) -> str:
+        return say(text)
+
+    document = sent(to_spec(flow.program))
+    del document["version"]
+    assert load(snippets, document).plan == flow.program.plan
+    assert flow.program.plan.llms[0].exit == exit
+    document["llms"]["say"]["quality"] = "exact"
+    with pytest.raises(GraphError, match="a quality that allows approximation; got quality='exact'"):
+        load(snippets, document)
+    document["llms"]["say"]["exit"]["saving_effort"] = 3
+    with pytest.raises(GraphError, match="saving_effort"):
+        load(snippets, document)
+
+
+def test_the_steps_of_an_agent_do_not_end_early_in_specs_either(snippets: ModuleType) -> None:
+    agent = fs.agent(instructions="Think.", name="thinker")
+
+    @fs.workflow()
+    def flow(text: str) -> str:
+        return agent(text)
+
+    document = sent(to_spec(flow.program))
+    del document["version"]
+    document["agents"]["thinker"]["llm"] |= {"quality": "balanced", "exit": {"answer": "number"}}
+    with pytest.raises(GraphError, match="an agent that writes each step to its end; got exit"):
+        load(snippets, document)
+
+
 def test_a_spec_holds_no_code_and_no_import_paths(snippets: ModuleType) -> None:
     text = canonical(to_spec(snippets.dyn.program)) + canonical(to_spec(snippets.research.program))
     for word in ("snippets", "def ", "import", ".py", "lambda"):

@@ -102,5 +102,15 @@ def test_the_outline_says_which_list_may_stand_in_any_order(snippets: ModuleType
     assert "combine  [llm, 400 tokens, parts in any order]" in w.graph().text
 
 
+def test_the_outline_names_what_is_approximate(snippets: ModuleType) -> None:
+    combine = snippets.combine.options(quality="fast", exit=fs.early_exit(answer="line"))
+
+    @fs.workflow
+    def w(parts: list[str]) -> str:
+        return combine(parts)
+
+    assert "combine  [llm, 400 tokens, approximate: may end early]" in w.graph().text
+
+
 def test_every_kind_has_a_colour() -> None:
     assert set(draw.KIND_COLOURS) == set(Kind)

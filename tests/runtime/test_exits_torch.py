@@ -86,10 +86,10 @@ async def test_a_rule_that_never_fires_leaves_every_token_as_it_was() -> None:
 
 
 async def test_checks_behind_a_sure_answer_are_not_written() -> None:
-    problems = drawn(6)
+    problems = drawn(8)
     plain, _ = await solved(problems, None)
     watched, engine = await solved(problems, EXIT, threshold=0.999)
-    assert [run.snapshot().exits[0]["did"] for run in watched] == ["stopped"] * 6
+    assert [run.snapshot().exits[0]["did"] for run in watched] == ["stopped"] * 8
     assert [run.outcome().split()[-1] for run in watched] == [str(problem.result) for problem in problems]
     main, trials = spent(watched)
     assert 0 <= engine.written - main - trials <= 2 * len(problems)  # a call that is left may have had a step more
