@@ -159,13 +159,16 @@ class Drive:
         check: Callable[[SchedulerState], None] | None = None,
         tell_s: Seconds = 2.0,
         kv_events: bool = True,
+        rule_args: tuple[tuple[str, float], ...] = (),
     ) -> None:
+        """`rule_args`: what certificates say of the rule by which calls may end early."""
         self.state = SchedulerState(config)
         self.heap = Heap()
         self.services = services if services is not None else Services()
         self.chaos = chaos if chaos is not None else Chaos()
         self.seed = seed
         self.observer = observer
+        self.rule_args = rule_args
         self.runs: dict[RunId, RunView] = {}
         self.num_runs = self.num_events = 0
         self.commands: list[Command] | None = None
@@ -353,7 +356,8 @@ class Drive:
         task = view.tasks[command.task]
         size = self._size(view, task, command.role, command.index)
         chain = size.chain[: size.prompt // self.state.config.pool.prefix_tokens]
-        self.post(e.Measured(view.id, command.task, 1, size.prompt, size.limit, 1, size.on_loss, chain))
+        told = (size.prompt, size.limit, 1, size.on_loss, chain)
+        self.post(e.Measured(view.id, command.task, 1, *told, rule_args=self.rule_args))
 
     def _measure_head(self, command: c.MeasureHead) -> None:
         """Programs do not say which part of a prompt is known before the rest: none."""

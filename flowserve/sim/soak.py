@@ -104,6 +104,7 @@ def _run_case(seed: int, runs: int) -> Counter[str]:
         check=check,
         tell_s=rnd.choice([0.05, 0.3]),
         kv_events=rnd.random() < 0.5,
+        rule_args=rnd.choice([(), (("apart", 3.0),)]),
     )
     for number in range(runs // 8):
         drive.heap.at(rnd.random() * 0.2 * runs, drive.post, _noise(rnd, number))
