@@ -7,7 +7,26 @@ call, and progress goes nowhere.
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from flowserve.errors import FlowServeError
+from flowserve.ids import Tokens
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[R_co]):
+    """How one call of a running @fs.dynamic function ended."""
+
+    value: R_co | None
+    """The typed result; None when it failed."""
+    error: FlowServeError | None
+    """Why it failed; None when it ended well."""
+    tokens: Tokens
+    """Prompts, cached or not, and outputs of the model calls that were answered for it; one whose answer was refused and that
+    was made again counts twice."""
 
 
 class Caller(Protocol):
@@ -15,6 +34,10 @@ class Caller(Protocol):
 
     def call(self, callee_name: str, kwargs: Mapping[str, Any]) -> Awaitable[Any]:
         """The typed result of one call of `callee_name` (one of `DynamicSpec.callees`), with all arguments by name."""
+        ...
+
+    def ask(self, callee_name: str, kwargs: Mapping[str, Any]) -> Awaitable[Answer[Any]]:
+        """As `call`; a failure is told and not raised."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""`Node`: something that can be called in a workflow. Also what every node offers: map, sample, acall, run.
+"""`Node`: something that can be called in a workflow. Also what every node offers: map, sample, acall, ask, run.
 
 A node is immutable. Calling it inside a workflow function adds a plan node and gives a Value; its type,
 `Node[P, R]`, is that of the function it was made from, so editors and type checkers see plain Python.
@@ -48,14 +48,14 @@ class Node(ABC, Generic[P, R]):
 
     def acall(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Call the node from a running @fs.dynamic function, and await its typed result."""
-        caller = context.caller()
-        bound, wrong = self.signature.bind(args, kwargs)
-        if wrong:
-            raise TypeError(f"{self.signature}: got {', '.join(wrong)}")
-        if caller is None:
-            problem = Problem(self.name, "a call from a running @fs.dynamic function", "a call from elsewhere", _RUN_IT)
-            raise GraphError(self.name, [problem])
+        caller, bound = self._from_inside(args, kwargs)
         return cast(Awaitable[R], caller.call(self.name, bound))
+
+    def ask(self, *args: P.args, **kwargs: P.kwargs) -> "Awaitable[context.Answer[R]]":
+        """As `acall`, for a function that can go on without the result: a failure is told and not raised, and so are the
+        tokens that the call took."""
+        caller, bound = self._from_inside(args, kwargs)
+        return cast("Awaitable[context.Answer[R]]", caller.ask(self.name, bound))
 
     def map(
         self,
@@ -170,6 +170,17 @@ class Node(ABC, Generic[P, R]):
             trace.note(Problem(self.name, f"a call of {self.signature}", ", ".join(wrong), "Fix the arguments."))
         missing = {p.name: Value(ConstExpr(None), Any, self.name, bad=True) for p in self.signature.params}
         return self.declare(trace, {**missing, **bound})
+
+    def _from_inside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[context.Caller, dict[str, Any]]:
+        """Who carries out a call of the running function, and its arguments by name."""
+        caller = context.caller()
+        bound, wrong = self.signature.bind(args, kwargs)
+        if wrong:
+            raise TypeError(f"{self.signature}: got {', '.join(wrong)}")
+        if caller is None:
+            problem = Problem(self.name, "a call from a running @fs.dynamic function", "a call from elsewhere", _RUN_IT)
+            raise GraphError(self.name, [problem])
+        return caller, bound
 
     def _outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         raise _outside_error(self.name, f"{self.name}(...)")

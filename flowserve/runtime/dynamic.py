@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowserve.core import events as e
-from flowserve.graphs.context import calling, listening
+from flowserve.errors import FlowServeError
+from flowserve.graphs.context import Answer, calling, listening
 from flowserve.runtime.failures import told_of
 from flowserve.runtime.run import Run, TaskState
 
@@ -25,6 +26,22 @@ class Calls:
 
     async def call(self, callee_name: str, kwargs: Mapping[str, Any]) -> Any:
         """The result of a declared callee. Raises what its failure amounts to, which the function may catch."""
+        answer = await self.ask(callee_name, kwargs)
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    async def ask(self, callee_name: str, kwargs: Mapping[str, Any]) -> Answer[Any]:
+        """As `call`; a failure is told and not raised."""
+        number, future = self._begin(callee_name, kwargs)
+        value, failure = None, None
+        try:
+            value = await future
+        except FlowServeError as error:
+            failure = error
+        return Answer(value, failure, self._task.call_tokens.pop(number, 0))
+
+    def _begin(self, callee_name: str, kwargs: Mapping[str, Any]) -> tuple[int, "asyncio.Future[Any]"]:
         callee = self._names.index(callee_name)
         block = self._run.program.plan.blocks[self._task.node.bodies[callee]]
         number, self._count = self._count, self._count + 1
@@ -32,7 +49,7 @@ class Calls:
         self._task.calls[number] = future
         self._task.call_params[number] = tuple(kwargs[param] for param in block.params)
         self._post(e.Called(self._run.id, self._task.id, self._attempt, callee, number))
-        return await future
+        return number, future
 
 
 async def execute(

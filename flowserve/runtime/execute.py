@@ -200,6 +200,7 @@ class Executor:
         record = task.record
         record.tokens_in, record.tokens_out = collected.tokens_in, collected.tokens_out
         record.cached_tokens = collected.cached
+        run.took(task, collected.tokens_in + collected.tokens_out)
         return collected
 
     async def _write(

@@ -16,7 +16,7 @@ from flowserve.errors import FlowServeError, RunCancelled, RunFailed, RunTimedOu
 from flowserve.graphs.plan import Kind, Node
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import ToolCall
-from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId
+from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 from flowserve.runtime.chains import Chain
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import reason
@@ -75,6 +75,8 @@ class TaskState:
     """DYNAMIC: calls not yet answered."""
     call_params: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     """DYNAMIC: bound parameters of each call."""
+    call_tokens: dict[int, Tokens] = field(default_factory=dict)
+    """DYNAMIC: tokens that model calls have taken for each call not yet answered."""
     continues: bool = False
     """The next attempt goes on with what this one has written."""
     error: FlowServeError | None = None
@@ -84,7 +86,7 @@ class TaskState:
         """Forget what the attempt that failed has left; the next one begins with nothing."""
         self.items, self.state, self.labels = [], None, {}
         self.conversation, self.pending, self.replies, self.value = None, [], {}, None
-        self.calls, self.call_params = {}, {}
+        self.calls, self.call_params, self.call_tokens = {}, {}, {}
         self.error = None
         self.collected, self.streams, self.held = Collected(), {}, None
         self.record.first_token_s = None
@@ -179,6 +181,16 @@ class Run:
         while frame is not None:
             if frame.task is not None:
                 self.last_error[frame.task] = message
+            frame = frame.parent
+
+    def took(self, task: TaskState, tokens: Tokens) -> None:
+        """A model call of `task` took so many: they count for every call of a dynamic function that it was made for."""
+        frame: Frame | None = task.frame
+        while frame is not None:
+            if frame.task is not None:
+                owner = self.tasks[frame.task]
+                if frame.index in owner.calls:
+                    owner.call_tokens[frame.index] = owner.call_tokens.get(frame.index, 0) + tokens
             frame = frame.parent
 
     def reason(self, task: TaskState, code: Code) -> str:

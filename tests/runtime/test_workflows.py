@@ -238,6 +238,41 @@ def test_a_dynamic_node_calls_declared_nodes_and_catches_their_failures() -> Non
     assert "no luck" in result[2]
 
 
+def test_what_is_asked_tells_its_failure_and_its_tokens() -> None:
+    """All prompts of `say` are equally long and its answers have three tokens; a refused answer counts, and so do calls below."""
+
+    @fs.llm(retry=fs.Retry(attempts=2, backoff_s=0.001))
+    def grade(text: str) -> Draft:
+        fs.prompt("{{ text }}")
+
+    @fs.workflow()
+    def both(text: str) -> list[str]:
+        return [say(text), say("z")]
+
+    @fs.dynamic(calls=[say, grade, both], max_calls=4)
+    async def plan(text: str) -> list[int]:
+        one, gone, twice, two = [await node.ask(text) for node in (say, say, grade, both)]
+        assert (one.value, one.error, gone.value, gone.tokens) == ("a b c", None, None, 0)
+        assert isinstance(gone.error, errors.EngineError) and str(gone.error) == "gone"
+        assert isinstance(twice.value, Draft) and two.value == ["a b c", "a b c"]
+        return [one.tokens, twice.tokens, two.tokens]
+
+    replies = {
+        "say": ["a b c", errors.EngineError("gone"), "a b c", "a b c"],
+        "grade": ["bad", Draft(text="x", score=1)],
+    }
+    with fs.testing.engine(replies) as session:
+        one, twice, two = plan.run("q")
+    taken = [sum(len(segment.ids) for segment in call.segments) for call in session.calls]
+    assert one == taken[0] + 3 and two == 2 * one
+    assert twice > taken[2] + taken[3], "both answers of grade"
+
+
+def test_a_node_is_asked_only_from_a_running_function() -> None:
+    with pytest.raises(errors.GraphError, match="a call from a running @fs.dynamic function"):
+        say.ask("x")
+
+
 def test_a_dynamic_node_is_held_to_its_number_of_calls() -> None:
     @fs.dynamic(calls=[say], max_calls=2)
     async def greedy(text: str) -> str:
