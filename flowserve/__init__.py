@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowserve import errors as errors
+    from flowserve import programs as programs
     from flowserve import testing as testing
     from flowserve.default import close as close
     from flowserve.default import configure as configure
@@ -85,6 +86,7 @@ _WHERE = {
     "match": "graphs.control",
     "negate": "graphs.control",
     "optional": "graphs.control",
+    "programs": "",
     "prompt": "graphs.llm",
     "quorum": "graphs.control",
     "race": "graphs.control",
@@ -129,6 +131,7 @@ __all__ = [
     "match",
     "negate",
     "optional",
+    "programs",
     "prompt",
     "quorum",
     "race",
