@@ -5,9 +5,11 @@ import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import flowserve as fs
 from flowserve.assemble import Settings
 from flowserve.config import RuntimeConfig
 from flowserve.core.placements import PLACEMENTS
@@ -18,6 +20,7 @@ from flowserve.graphs.plan import ExitSpec
 from flowserve.server.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
+FACTORIES = ("self_consistency", "best_of_n", "tree_of_thoughts", "rebase", "mcts")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -32,6 +35,18 @@ def test_the_workflow_of_the_readme_compiles_and_has_at_most_fifteen_lines() -> 
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # our own text
     program = names["rag"].program  # type: ignore[attr-defined]
     assert [node.kind.name for node in program.plan.nodes] == ["SEARCH", "LLM"]
+
+
+def test_every_program_of_its_page_runs() -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks((ROOT / "docs" / "programs.md").read_text(), "python"):
+        exec(compile(block, "programs.md", "exec", dont_inherit=True), names)  # noqa: S102  # our own text
+    programs = [value for value in names.values() if isinstance(value, fs.programs.Program)]
+    assert [program.name.partition(".")[2] for program in programs] == [*FACTORIES]
+    replies = {"solve": '{"text": "a", "final": "1"}', "step": '{"text": "a", "final": "1"}', "*": 0.5}
+    with fs.testing.engine(replies):
+        assert [program.run(problem="p").answer.final for program in programs] == ["1"] * len(FACTORIES)
+        assert names["answer"].run("p") == "1"
 
 
 def test_the_readme_says_the_two_commands_and_the_makefile_has_them() -> None:

@@ -64,4 +64,6 @@ def best_of_n(
             return kind(answer=answer, score=score, scores=scores, **account(crew, purse, stop))
 
     doc = f"The best of {n} answers of '{node.name}', as '{scorer.name}' judges them."
-    return Program(Signature(check.name, node.signature.params, kind, doc), search, [node, scorer], 2 * n, check.found)
+    return Program(
+        Signature(check.name, node.signature.params, kind, doc), search, [node, scorer], check.calls(2 * n), check.found
+    )

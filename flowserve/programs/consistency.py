@@ -65,4 +65,4 @@ def self_consistency(
             return kind(answer=answers[winner], votes=classes.votes, certainty=agreed, **account(crew, purse, enough))
 
     doc = f"The most frequent of up to {n} answers of '{node.name}'."
-    return Program(Signature(check.name, node.signature.params, kind, doc), search, [node], n, check.found)
+    return Program(Signature(check.name, node.signature.params, kind, doc), search, [node], check.calls(n), check.found)

@@ -143,4 +143,6 @@ def mcts(
 
     doc = f"A Monte Carlo tree search over steps of '{step.name}', as '{reward.name}' judges where they lead."
     most = iterations * parallel * (rules.depth + 1)
-    return Program(Signature(check.name, rules.inputs, kind, doc), search, [step, reward], most, check.found)
+    return Program(
+        Signature(check.name, rules.inputs, kind, doc), search, [step, reward], check.calls(most), check.found
+    )

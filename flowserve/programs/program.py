@@ -31,7 +31,7 @@ class Program(DynamicNode[P, R]):
         max_calls: int,
         problems: Sequence[Problem],
     ) -> None:
-        super().__init__(search, nodes, min(max_calls, MAX_BOUND))
+        super().__init__(search, nodes, max_calls)
         self.function_name = declared.name
         self.setting_problems = tuple(problems)
         self.__doc__ = declared.doc
@@ -48,6 +48,7 @@ class Checks:
     def __init__(self, program: str, node: object) -> None:
         self.name = f"{the_node(program, node).name}.{program}"
         self.found: list[Problem] = []
+        self._most = MAX_BOUND
 
     def count(self, what: str, value: Any, least: int = 1) -> int:
         """`value` when it is a usable bound; else `least`, and a problem."""
@@ -60,9 +61,13 @@ class Checks:
     def budget(self, calls: Any, tokens: Any, least: int) -> None:
         """A budget has room for one answer. What is spent before there is one would be spent for nothing."""
         if calls is not None:
-            self.count("budget_calls", calls, least)
+            self._most = self.count("budget_calls", calls, least)
         if tokens is not None:
             self.count("budget_tokens", tokens)
+
+    def calls(self, most: int) -> int:
+        """The greatest number of calls, of a search that makes `most` without a budget."""
+        return min(most, self._most)
 
     def positive(self, what: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:

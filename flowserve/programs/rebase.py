@@ -90,5 +90,9 @@ def rebase(
 
     doc = f"A reward-balanced search over steps of '{step.name}', {width} wide, as '{reward.name}' judges them."
     return Program(
-        Signature(check.name, rules.inputs, kind, doc), search, [step, reward], 2 * most * rules.depth, check.found
+        Signature(check.name, rules.inputs, kind, doc),
+        search,
+        [step, reward],
+        check.calls(2 * most * rules.depth),
+        check.found,
     )

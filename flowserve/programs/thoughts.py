@@ -90,7 +90,9 @@ def tree_of_thoughts(
 
     doc = f"A tree of thoughts of '{propose.name}', {keep} wide and {depth} deep, as '{score.name}' judges them."
     most = each * (1 + keep * (rules.depth - 1))
-    return Program(Signature(check.name, rules.inputs, kind, doc), search, [propose, score], most, check.found)
+    return Program(
+        Signature(check.name, rules.inputs, kind, doc), search, [propose, score], check.calls(most), check.found
+    )
 
 
 async def good(lines: list[Any]) -> list[Line]:

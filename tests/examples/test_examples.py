@@ -108,6 +108,21 @@ def test_self_consistency_takes_the_majority_and_stops_early() -> None:
     assert 4 <= len(session.calls) < 7
 
 
+def test_reasoning_grows_lines_where_rewards_are_and_stops_when_answers_agree() -> None:
+    """Four lines: one first step of four is promising and all go on from there; the four second steps answer alike."""
+    example = load("reasoning_programs")
+    first = [example.Step(text=f"step {i}") for i in range(4)]
+    second = [example.Step(text="so", final="34") for _ in range(4)]
+
+    def reward(call: Call) -> float:
+        return 0.9 if "step 2" in call.prompt_text else 0.0
+
+    with fs.testing.engine({"think": [*first, *second], "reward": reward}) as session:
+        result = example.prove.run("Compute 17 + 25 - 8.")
+    assert (result.answer.final, result.path[0], result.votes) == ("34", first[2], {"34": 4})
+    assert (result.why, len(session.calls)) == ("certainty 1 >= 0.75 at 4", 16)
+
+
 @pytest.mark.parametrize(("strict", "calls"), [(False, 1), (True, 3)])
 def test_the_essay_is_improved_only_when_asked_to_be_strict(strict: bool, calls: int) -> None:
     example = load("branch_and_loop")
