@@ -356,6 +356,16 @@ def bench_demo(
     benching.demo(json, url, limit)
 
 
+@bench.command("arithmetic")
+def bench_arithmetic(
+    json: Json = None, limit: Annotated[int, typer.Option(min=1, help="so many problems")] = 100
+) -> None:
+    """Votes over sums of the demo model, with and without stopping early: accuracy, samples and tokens. Starts its server."""
+    from flowserve.cli import benching
+
+    benching.arithmetic(json, limit)
+
+
 @bench.command("pool")
 def bench_pool(
     json: Json = None,

@@ -32,6 +32,12 @@ def demo(out: Path | None, url: str, limit: int | None) -> None:
     report.write("flowserve bench demo", results, 0, out)
 
 
+def arithmetic(out: Path | None, limit: int) -> None:
+    from flowserve.bench import arithmetic as bench
+
+    report.write("flowserve bench arithmetic", bench.run(limit), bench.SEED, out)
+
+
 def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, quick: bool) -> None:
     from flowserve.bench import pool as bench
 

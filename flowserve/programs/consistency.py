@@ -45,7 +45,8 @@ def self_consistency(
         labels: dict[int, int] = {}
 
         async def sample(bill: Bill) -> R:
-            return await bill.ask(node, inputs)
+            answer: R = await bill.ask(node, inputs)
+            return answer
 
         def told(branch: Branch[R]) -> list[Vote]:
             labels[branch.number] = UNUSABLE
