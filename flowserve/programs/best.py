@@ -32,6 +32,7 @@ def best_of_n(
     known = [p.name for p in scorer.signature.params if p.name != judged]
     n = check.count("n", n)
     wave = check.count("wave", n if wave is None else wave)
+    certain = None if enough is None else Certaindex(1, max_reward=enough, every=1)
     check.budget(budget_calls, budget_tokens, least=2)
     check.draws(node)
     kind = results.of(results.Best, node.signature.returns)
@@ -55,7 +56,6 @@ def best_of_n(
             scores.append(score)
             return [Reward(branch.number, score), Vote(branch.number, branch.number)]
 
-        certain = None if enough is None else Certaindex(1, max_reward=enough, every=1)
         async with team(purse) as crew:
             stop = await draw(CertaindexRule(certain, wave, n), crew, sample, 2, told)
             if not answers:

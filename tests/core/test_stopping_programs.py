@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from math import e, inf, log, sqrt
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,20 @@ def test_what_was_missed_at_the_one_detection_is_not_looked_at_again() -> None:
     assert not any(isinstance(decision, Stop) for decision in said(rule, [1] + [0] * 29))
     rule = CertaindexRule(Certaindex(5, certainty=0.7, every=5), wave=5, most=30)
     assert said(rule, [1] + [0] * 29)[-1] == Stop(0, "certainty 0.859 >= 0.7 at 10")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"first": 0, "certainty": 0.7}, "first: expected a number from 1; got 0"),
+        ({"first": 3, "certainty": 0.7, "every": -1}, "every: expected a number from 0; got -1"),
+        ({"first": 3}, "expected a threshold: certainty, mean_reward, max_reward; got none"),
+        ({"first": 3, "max_reward": "high"}, "max_reward: expected a number or None; got 'high'"),
+    ],
+)
+def test_thresholds_that_mean_nothing_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Certaindex(**given)
 
 
 def test_mcts_needs_certainty_and_mean_reward_together() -> None:

@@ -7,6 +7,7 @@ votes UNUSABLE. What a branch is, is the program's affair: a sample, a leaf of a
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
 from flowserve.core.stopping.rules import Continue, Decision, Spawn, Stop
 from flowserve.core.stopping.samples import RULES, Votes, certainty
@@ -27,6 +28,18 @@ class Certaindex:
     """Over the branches that ended; one that failed has earned nothing."""
     max_reward: float | None = None
     every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("first", 1), ("every", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected a number from {least}; got {value!r}")
+        given = {name: getattr(self, name) for name in ("certainty", "mean_reward", "max_reward")}
+        if all(value is None for value in given.values()):
+            raise ValueError(f"expected a threshold: {', '.join(given)}; got none")
+        for name, value in given.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or isnan(value)):
+                raise ValueError(f"{name}: expected a number or None; got {value!r}")
 
     def detects(self, ended: int) -> bool:
         """Whether it is looked at now."""
