@@ -128,6 +128,7 @@ def test_any_rule_over_votes_begins_what_is_sure_to_be_needed() -> None:
         ([log(3), 0.0], 8, 1.0, (6, 2)),  # weights 3 : 1
         ([log(2), log(2), 0.0], 10, 1.0, (4, 4, 2)),
         ([0.5, 0.5, 0.5], 4, 1.0, (2, 1, 1)),  # 4/3 each: one is left, for the earliest
+        ([0.0, log(2)], 4, 1.0, (1, 3)),  # 4/3 and 8/3: the greater remainder gets what is left
         ([1.0, 0.0], 4, 1.0, (3, 1)),  # 4e/(e+1) = 2.924 and 1.076
         ([1.0, 0.0], 16, 0.2, (16, 0)),  # weights e^5 : 1, that is 15.89 and 0.107
         ([900.0, 0.0], 3, 0.1, (3, 0)),
