@@ -7,6 +7,7 @@ a block and counts that can be copied, so they are laid out here when the plan's
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flowserve.graphs.objectives import groups
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import BlockId, NodeId, Seconds
 
@@ -47,6 +48,8 @@ class PlanShape:
     """Models that nodes of block 0 call, each once: what no run of the plan can do without."""
     degradable: tuple[NodeId, ...]
     """Nodes with a `degrade`, the least harmful first."""
+    groups: tuple[NodeId | None, ...]
+    """Per node id: the node that names the group it works for; None: none. See `graphs.objectives`."""
     figures: "PlanFigures" = field(init=False)
     """What was seen of its nodes; there from the plan's first accepted run on."""
     runs: int = 0
@@ -69,6 +72,7 @@ def shape_plan(plan: Plan) -> PlanShape:
         models=tuple(_model(plan, node) for node in plan.nodes),
         called=tuple(dict.fromkeys(_model(plan, node) for node in plan.nodes if node.block == 0 and _calls(node))),
         degradable=_degradable(plan),
+        groups=groups(plan),
     )
 
 

@@ -18,6 +18,7 @@ LAYERS = (
     "flowserve.core.",
     "flowserve.core",
     "flowserve.graphs.analysis",
+    "flowserve.graphs.objectives",
     "flowserve.graphs.plan",
     "flowserve.config",
     "flowserve.ids",
