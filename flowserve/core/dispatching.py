@@ -91,7 +91,7 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             task.parent.id if task.parent is not None else None,
             task.last,
             place.id if isinstance(place, Engine) else None,
-            engine_priority(run.rank),
+            engine_priority(state.policy.rank_of(task, state.config)),
             max(0.0, task.deadline - state.now) if task.deadline < float("inf") else None,
             resume,
             _keep_s(state, task),
@@ -206,7 +206,7 @@ def _most_urgent(queues: dict[ReadyQueue, list[Engine]]) -> ReadyQueue | None:
             del queues[queue]
             continue
         order, number, _ = lane.items[0]
-        key = (lane.run.rank, lane.run.arrival, order, number)
+        key = (lane.rank, lane.run.arrival, order, number)
         if best is None or key < best:
             chosen, best = queue, key
     return chosen

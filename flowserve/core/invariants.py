@@ -363,9 +363,9 @@ def _queues(state: SchedulerState) -> Iterator[str]:
             if any(lane.run.share is not tenant for lane in valid):
                 yield f"queue {queue.name!r} lists runs of others for {tenant!r}"
         for lane in listed:
-            if lane.run.over or lane.run.lanes.get(queue.name) is not lane or len(lane.items) > 2 * lane.live + SLACK:
+            if lane.run.over or lane.run.lanes.get((queue.name, lane.behind)) is not lane or len(lane.items) > 2 * lane.live + SLACK:
                 yield f"queue {queue.name!r} keeps a lane of {lane.run!r}"
-            if lane.live and lane.listed != lane.run.rank:
+            if lane.live and lane.listed != lane.rank:
                 yield f"queue {queue.name!r} lists {lane.run!r} at an old rank"
 
 

@@ -161,7 +161,7 @@ def make_room(state: SchedulerState, task: Task) -> Engine | None:
     yielding = [other for other in engine.running if _yields(state, other, task, engine)]
     if not yielding:
         return None
-    victim = max(yielding, key=lambda other: (other.run.rank, other.run.arrival, other.id))
+    victim = max(yielding, key=lambda other: (state.policy.rank_of(other, state.config), other.run.arrival, other.id))
     loser = victim.call
     assert loser is not None
     if may_move(state, loser):

@@ -18,9 +18,18 @@ top of any policy when the first of each are compared (`service`, `queues`).
 | shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
 | memory_time     | path, times the KV its present calls will need over what a call needs  | MARS (arXiv 2410.18248)          |
 | depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
+| objectives      | the remaining critical path; throughput-bound calls stand behind       | Parrot (OSDI 2024), 5.2          |
 | plas            | model calls that it has had                                            | Autellix (NSDI 2026), 4.2        |
 | atlas           | the longest chain of model calls that it has had                       | Autellix (NSDI 2026), 4.2        |
 | mlfq            | the queue that it has sunk to; it joins the one that its first call fits | FastServe (2023), skip-join      |
+
+*Inside a run* the task with the longest tail goes first; under **objectives** the group, or the single call, whose first
+node has the longest tail, so that a group is not torn apart by another one.
+
+*Groups* (`graphs.objectives`). A call is throughput-bound if it works for a group of its plan, or if its run is of tier
+batch: nobody waits for any call of such a run. All others are latency-bound. Under objectives throughput-bound calls stand
+`GROUP_S` seconds behind their run. Parrot takes runs first come, first served; ours keeps the critical path, which is
+faster with groups and without.
 
 Two have keys of their own: **fcfs** the arrival number, tier and priority ignored; **least_slack** the level, then the
 time at which the run must begin to be on time: its deadline, or what its author promised (`SLO.e2e`), or a band after it
@@ -34,7 +43,7 @@ time passed. A rank moves when a run has got somewhere or, under some policies, 
 *Starvation is bounded.* w is clamped to one band and a level is a band wide, so that a run is passed only by runs
 submitted less than W / ageing after it, where W is its own w if the others have its level or a worse one, and at
 most 3 * (2 * levels + 1) bands in all: with the defaults 4 w, and 4.4 hours over all tiers. Those are finitely
-many, since admission bounds how many runs live at once. Under plas, atlas, mlfq, srpt, trail and memory_time w may rise, and is a band
+many, since admission bounds how many runs live at once. Under objectives, `GROUP_S` counts as part of w. Under plas, atlas, mlfq, srpt, trail and memory_time w may rise, and is a band
 at most. Under trail a call may lose its place to a shorter one of its tier, `PoolConfig.max_moves` times and no more.
 """
 
@@ -57,6 +66,10 @@ TIERS = {"interactive": 0, "standard": 1, "batch": 2}
 """Most urgent first. An unknown tier counts as standard."""
 
 
+def _not_behind(task: "Task", config: Config) -> Seconds:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How runs and their tasks are ordered. Lower goes first."""
@@ -71,6 +84,12 @@ class Policy:
     by_calls: bool = False
     preempts: float = 0.0
     """A call may be pushed out by a shorter one of its tier until it has written so much of what it was predicted to."""
+    behind: "Callable[[Task, Config], Seconds]" = _not_behind
+    """How far a task stands behind the rank of its run; always the same for one task."""
+
+    def rank_of(self, task: "Task", config: Config) -> float:
+        """Place of `task` among those of all runs."""
+        return task.run.rank + self.behind(task, config)
 
 
 def level(tier: str, priority: int, config: Config) -> int:
@@ -83,6 +102,12 @@ def level(tier: str, priority: int, config: Config) -> int:
 def tier(level: int, config: Config) -> int:
     """Which tier a level lies in, 0 the most urgent."""
     return level // (2 * config.priority_levels + 1)
+
+
+def is_throughput_bound(task: "Task", config: Config) -> bool:
+    """Does it matter when all of its group are done, and not when it is?"""
+    run = task.run
+    return run.shape.groups[task.node.id] is not None or tier(run.level, config) == TIERS["batch"]
 
 
 # --- seconds ------------------------------------------------------------------------------------------
@@ -126,6 +151,8 @@ def _sunk_s(run: "Run") -> Seconds:
     return QUEUE_S * math.floor(math.log2(1.0 + max(run.attained, first)))
 
 
+GROUP_S: Seconds = 15.0
+"""objectives: a throughput-bound call is passed by latency-bound ones of runs that are up to so much less urgent."""
 QUEUE_S: Seconds = 8.0
 """What a queue of mlfq counts: a run of the queue below passes when it has waited for `QUEUE_S / ageing` longer."""
 
@@ -159,8 +186,17 @@ def _longest_tail_first(task: "Task") -> float:
     return -task.run.tails[task.node.id]
 
 
+def _longest_group_first(task: "Task") -> float:
+    group = task.run.shape.groups[task.node.id]
+    return -task.run.tails[task.node.id if group is None else group]
+
+
 def _as_they_come(task: "Task") -> float:
     return 0.0
+
+
+def _groups_later(task: "Task", config: Config) -> Seconds:
+    return min(GROUP_S, config.band_s) if is_throughput_bound(task, config) else 0.0
 
 
 def _in_seconds(known: "PlanFigures") -> Paths:
@@ -184,6 +220,7 @@ POLICIES = {
     "shortest_time": Policy(_by(_time_s), _longest_tail_first, _in_seconds),
     "memory_time": Policy(_by(_memory_time_s), _longest_tail_first, _in_seconds, by_calls=True),
     "depth_first": Policy(_by(_path_s), _as_they_come, _in_calls),
+    "objectives": Policy(_by(_path_s), _longest_group_first, _in_seconds, behind=_groups_later),
     "least_slack": Policy(_slack_rank, _longest_tail_first, _in_seconds),
     "plas": Policy(_by(_attained_s), _as_they_come, _in_seconds, by_calls=True),
     "atlas": Policy(_by(_longest_s), _as_they_come, _in_seconds, by_calls=True),

@@ -1,17 +1,20 @@
 """Ready tasks in order of urgency: tenants, for each a heap of its runs, and for each run a heap of its tasks.
 
 Runs apart from tasks because a run's rank changes when its critical path shortens, while the order of tasks inside a
-run never does: one push of a (rank, lane) pair moves all its waiting tasks. Entries that no longer hold are
+run never does: one push of a (rank, lane) pair moves all its waiting tasks. Tasks that the policy lets stand behind their
+run's others, across runs, have a lane of their own (`Policy.behind`). Entries that no longer hold are
 dropped when they surface (lazy deletion), or when they outnumber the valid ones (compaction). Tenants apart from runs
 because what one is ahead of the others changes with every call: among the first runs of the tenants that wait, the one
 goes next whose rank is lowest after what its tenant is ahead was added (`service`). A single tenant costs nothing.
 
-An entry (rank, arrival, lane) is valid while it is the lane's latest, so a rank may move to and fro.
+An entry (rank, arrival, behind, lane) is valid while it is the lane's latest, so a rank may move to and fro.
 """
 
 import heapq
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from flowserve.ids import Seconds
 
 if TYPE_CHECKING:
     from flowserve.core.service import Tenant
@@ -22,19 +25,26 @@ SLACK = 32
 
 
 class Lane:
-    """The tasks of one run in one queue."""
+    """The tasks of one run in one queue that stand equally far behind its rank."""
 
-    __slots__ = ("entry", "items", "live", "queue", "run")
+    __slots__ = ("behind", "entry", "items", "live", "queue", "run")
 
-    def __init__(self, run: "Run", queue: "ReadyQueue") -> None:
+    def __init__(self, run: "Run", queue: "ReadyQueue", behind: Seconds = 0.0) -> None:
         self.run = run
         self.queue = queue
+        self.behind = behind
+        """Added to the run's rank."""
         self.items: list[tuple[float, int, Task]] = []
         """Heap of (order, task id, task); holds withdrawn tasks until they surface."""
         self.live = 0
         """Tasks in `items` that still wait."""
         self.entry: Entry | None = None
         """The valid one in the queue's heap; None: there is none."""
+
+    @property
+    def rank(self) -> float:
+        """Its place among lanes."""
+        return self.run.rank + self.behind
 
     @property
     def listed(self) -> float | None:
@@ -48,8 +58,8 @@ class Lane:
             heapq.heappop(items)
 
 
-Entry = tuple[float, int, Lane]
-"""(rank, run arrival, lane)."""
+Entry = tuple[float, int, Seconds, Lane]
+"""(rank, run arrival, behind, lane): lanes of one run in one queue differ in `behind`."""
 
 
 class Line:
@@ -67,7 +77,7 @@ class Line:
         heap = self.heap
         while heap:
             entry = heap[0]
-            lane = entry[2]
+            lane = entry[3]
             if lane.entry is entry:
                 if lane.live:
                     lane.clean()
@@ -79,7 +89,7 @@ class Line:
     def list(self, lane: Lane) -> None:
         if lane.entry is None:
             self.lanes += 1
-        lane.entry = (lane.run.rank, lane.run.arrival, lane)
+        lane.entry = (lane.rank, lane.run.arrival, lane.behind, lane)
         heapq.heappush(self.heap, lane.entry)
         self.compact()
 
@@ -90,12 +100,12 @@ class Line:
 
     def compact(self) -> None:
         if len(self.heap) > 2 * self.lanes + SLACK:
-            self.heap = [entry for entry in self.heap if entry[2].entry is entry]
+            self.heap = [entry for entry in self.heap if entry[3].entry is entry]
             heapq.heapify(self.heap)
 
     def valid(self) -> Iterator[Lane]:
         """Lanes that are listed, in no order that means anything."""
-        return (entry[2] for entry in self.heap if entry[2].entry is entry)
+        return (entry[3] for entry in self.heap if entry[3].entry is entry)
 
 
 class ReadyQueue:
@@ -110,17 +120,17 @@ class ReadyQueue:
         self.size = 0
         """Tasks that wait."""
 
-    def push(self, task: "Task", order: float) -> None:
-        """Let `task` wait; `order` ranks it among the tasks of its run, lower first."""
+    def push(self, task: "Task", order: float, behind: Seconds = 0.0) -> None:
+        """Let `task` wait; `order` ranks it among the tasks of its lane, lower first, and `behind` its lane behind its run."""
         run = task.run
-        lane = run.lanes.get(self.name)
+        lane = run.lanes.get((self.name, behind))
         if lane is None:
-            lane = run.lanes[self.name] = Lane(run, self)
+            lane = run.lanes[self.name, behind] = Lane(run, self, behind)
         task.lane = lane
         heapq.heappush(lane.items, (order, task.id, task))
         lane.live += 1
         self.size += 1
-        if lane.listed != run.rank:
+        if lane.listed != lane.rank:
             self._list(lane)
 
     def take(self, task: "Task") -> None:
@@ -158,7 +168,7 @@ class ReadyQueue:
             return heads[0][1] if heads else None
         least = min(tenant.counter for tenant, _ in heads)
         _, _, chosen = min(
-            ((lane.run.rank + tenant.behind_s(least), lane.run.arrival, lane) for tenant, lane in heads), key=_key
+            ((lane.rank + tenant.behind_s(least), lane.run.arrival, lane) for tenant, lane in heads), key=_key
         )
         return chosen
 
@@ -169,16 +179,16 @@ class ReadyQueue:
         assert first is not None, f"queue {self.name!r} is empty"
         heap = self.lines[first.run.share].heap
         found: list[Lane] = []
-        edge = [(*heap[0][:2], 0)]
+        edge = [(*heap[0][:3], 0)]
         while edge and len(found) < most:
-            place = heapq.heappop(edge)[2]
-            lane = heap[place][2]
+            place = heapq.heappop(edge)[3]
+            lane = heap[place][3]
             if lane.entry is heap[place] and lane.live:
                 lane.clean()
                 found.append(lane)
             for child in (2 * place + 1, 2 * place + 2):
-                if child < len(heap) and heap[child][0] <= first.run.rank + within:
-                    heapq.heappush(edge, (*heap[child][:2], child))
+                if child < len(heap) and heap[child][0] <= first.rank + within:
+                    heapq.heappush(edge, (*heap[child][:3], child))
         return found
 
     def first(self) -> "Task":
@@ -199,7 +209,7 @@ class ReadyQueue:
 
     def rerank(self, lane: Lane) -> None:
         """The rank of `lane.run` moved: list the lane anew if it has tasks."""
-        if lane.live and lane.listed != lane.run.rank:
+        if lane.live and lane.listed != lane.rank:
             self._list(lane)
 
     def drop(self, lane: Lane) -> None:
@@ -219,11 +229,9 @@ class ReadyQueue:
 
     def waiting(self) -> "list[Task]":
         """Every task that waits, in order of (run arrival, task id). Walks the whole queue."""
-        listed = [lane for line in self.lines.values() for lane in line.valid()]
-        lanes = sorted(listed, key=lambda lane: lane.run.arrival)
-        return [
-            task for lane in lanes for _, _, task in sorted(lane.items, key=lambda item: item[1]) if task.lane is lane
-        ]
+        lanes = [lane for line in self.lines.values() for lane in line.valid()]
+        found = [task for lane in lanes for _, _, task in lane.items if task.lane is lane]
+        return sorted(found, key=lambda task: (task.run.arrival, task.id))
 
 
 def _key(entry: tuple[float, int, Lane]) -> tuple[float, int]:

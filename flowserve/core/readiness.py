@@ -106,4 +106,8 @@ def _tell_engines(state: SchedulerState, run: Run) -> None:
     for task in run.calls:
         engine, call = task.place, task.call
         if isinstance(engine, Engine) and engine.can_reprioritise and call is not None and call.last_at is None:
-            state.out.append(Reprioritise(run.id, task.id, task.attempt, engine.id, engine_priority(run.rank)))
+            state.out.append(
+                Reprioritise(
+                    run.id, task.id, task.attempt, engine.id, engine_priority(state.policy.rank_of(task, state.config))
+                )
+            )

@@ -218,8 +218,8 @@ class Run:
         """KV memory that these calls are expected to need."""
         self.usual_kv_tokens = 0.0
         """What calls needed on average when it was accepted; 0: none had ended."""
-        self.lanes: dict[str, Lane] = {}
-        """Waiting tasks by queue name."""
+        self.lanes: dict[tuple[str, Seconds], Lane] = {}
+        """Waiting tasks by queue name and how far behind the run they stand."""
         self.executions = 0
         """First executions dispatched; the base of the retry budget."""
         self.retries = 0

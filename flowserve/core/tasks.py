@@ -106,9 +106,9 @@ def enqueue(state: SchedulerState, task: Task) -> None:
                 return
         wait_for_engine(state, task)
     elif task.role is Role.TOOL or kind is Kind.TOOL:
-        state.tools.queue.push(task, state.policy.order(task))
+        wait_in(state, task, state.tools.queue)
     elif kind is Kind.SEARCH:
-        state.searches.queue.push(task, state.policy.order(task))
+        wait_in(state, task, state.searches.queue)
     elif kind is Kind.AGENT:
         state.agenda.append(Consequence(Todo.START_AGENT, task))
     else:
@@ -136,7 +136,7 @@ def wait_for_engine(state: SchedulerState, task: Task) -> None:
 
 
 def wait_in(state: SchedulerState, task: Task, queue: ReadyQueue) -> None:
-    queue.push(task, state.policy.order(task))
+    queue.push(task, state.policy.order(task), state.policy.behind(task, state.config))
 
 
 def wait_anywhere(state: SchedulerState, task: Task) -> None:

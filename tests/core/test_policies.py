@@ -44,6 +44,7 @@ def served(bench: Any, seconds: float = 1.0) -> str:
         ("shortest_time", "xsdcccwwwww"),
         ("memory_time", "xsdwwwwwccc"),
         ("depth_first", "xsdwwwwwccc"),
+        ("objectives", "xsdcccwwwww"),
         ("least_slack", "xdcwwwwccws"),
         ("plas", "xwcsdwcwcww"),
         ("atlas", "xwcsdwcwcww"),
@@ -63,6 +64,65 @@ def test_runs_go_in_the_order_of_the_policy(kit: ModuleType, policy: str, expect
 def test_every_policy_of_the_table_has_its_case_above() -> None:
     [mark] = [m for m in test_runs_go_in_the_order_of_the_policy.pytestmark if m.name == "parametrize"]  # type: ignore[attr-defined]
     assert {case[0] for case in mark.args[1]} | {"mlfq"} == set(POLICIES)
+
+
+def items(kit: ModuleType, count: int) -> Plan:
+    """A map of calls of 2 s."""
+    b = kit.PlanBuilder(f"items{count}")
+    body = b.block()
+    b.map(body, limit=count)
+    b.llm(cost_s=2.0, block=body)
+    built: Plan = b.build()
+    return built
+
+
+def test_objectives_serve_calls_that_somebody_waits_for_before_groups_of_earlier_runs(kit: ModuleType) -> None:
+    bench = kit.Bench(window=1, policy="objectives")
+    bench.submit(plan(kit, [1.0]), "x")
+    bench.submit(items(kit, 3), "map")
+    bench.evaluate(1, 3, run="map")
+    bench.submit(plan(kit, [1.0], [1.0]), "chat")
+    assert served(bench) == "xccmmm"
+
+
+def test_a_group_is_passed_for_a_minute_and_no_longer(kit: ModuleType) -> None:
+    for later, order in ((59.0, "xcmm"), (61.0, "xmmc")):
+        bench = kit.Bench(window=1, policy="objectives")
+        bench.submit(plan(kit, [1.0]), "x")
+        bench.submit(items(kit, 2), "map")
+        bench.evaluate(1, 2, run="map")
+        bench.now += later
+        bench.submit(plan(kit, [1.0]), "chat")
+        assert served(bench) == order
+
+
+def test_runs_of_tier_batch_are_throughput_bound_as_a_whole_and_stand_behind_in_their_tier(kit: ModuleType) -> None:
+    bench = kit.Bench(window=1, policy="objectives")
+    bench.submit(plan(kit, [1.0]), "x")
+    bench.submit(items(kit, 2), "map", tier="batch")
+    bench.evaluate(1, 2, run="map")
+    bench.submit(plan(kit, [1.0]), "batch", tier="batch")
+    bench.submit(plan(kit, [1.0]), "standard")
+    assert served(bench) == "xsmmb", "in their tier all are alike"
+
+
+def test_a_group_of_a_run_goes_before_its_next_group(kit: ModuleType) -> None:
+    b = kit.PlanBuilder("two")
+    bodies = [b.block(), b.block()]
+    first, second = (b.map(body, limit=4) for body in bodies)
+    b.llm(block=bodies[0], cost_s=1.0)
+    b.llm(block=bodies[1], cost_s=9.0)
+    b.llm(first, cost_s=20.0)
+    b.llm(second, cost_s=0.5)
+    bench = kit.Bench(window=1, policy="objectives")
+    bench.submit(b.build(), "r")
+    bench.evaluate(2, 2)
+    bench.evaluate(1, 2)
+    order = []
+    while running := list(bench.state.engines["e0"].running):
+        order.append(int(running[0].node.id))
+        bench.finish(running[0].id)
+    assert order == [3, 2, 2, 3], "what runs when the other opens; then the group that holds up most, as a whole"
 
 
 def test_mlfq_sinks_a_run_by_what_it_has_had_and_lets_long_ones_join_below(kit: ModuleType) -> None:

@@ -17,20 +17,25 @@ class Run:
         self.arrival = arrival
         self.rank = rank
         self.share = share if share is not None else Tenant(1.0, 1.0, 100.0)
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[tuple[str, float], Lane] = {}
 
 
 class Task:
     """As much of a task as a queue sees."""
 
-    def __init__(self, run: Run, id: int, order: float) -> None:
+    def __init__(self, run: Run, id: int, order: float, behind: float = 0.0) -> None:
         self.run = run
         self.id = id
         self.order = order
+        self.behind = behind
         self.lane: Lane | None = None
 
-    def key(self) -> tuple[float, int, float, int]:
-        return (self.run.rank, self.run.arrival, self.order, self.id)
+    @property
+    def rank(self) -> float:
+        return self.run.rank + self.behind
+
+    def key(self) -> tuple[float, int, float, float, int]:
+        return (self.rank, self.run.arrival, self.behind, self.order, self.id)
 
 
 def first_of(waiting: list[Any]) -> Any:
@@ -39,15 +44,15 @@ def first_of(waiting: list[Any]) -> Any:
     for task in sorted(waiting, key=Task.key):
         heads.setdefault(id(task.run.share), task)
     least = min(task.run.share.counter for task in heads.values())
-    return min(heads.values(), key=lambda task: (task.run.rank + task.run.share.behind_s(least), task.run.arrival))
+    return min(heads.values(), key=lambda task: (task.rank + task.run.share.behind_s(least), task.run.arrival))
 
 
 def near_first(waiting: list[Any], within: float) -> list[Any]:
-    """The first task of each run of the first one's tenant whose rank is near."""
-    first, heads = first_of(waiting), dict[int, Any]()
+    """The first task of each lane of the first one's tenant whose rank is near."""
+    first, heads = first_of(waiting), dict[tuple[int, float], Any]()
     for task in sorted(waiting, key=Task.key):
-        if task.run.share is first.run.share and task.run.rank <= first.run.rank + within:
-            heads.setdefault(task.run.arrival, task)
+        if task.run.share is first.run.share and task.rank <= first.rank + within:
+            heads.setdefault((task.run.arrival, task.behind), task)
     return list(heads.values())
 
 
@@ -67,8 +72,8 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int, tenan
             runs.append(Run(number, float(rnd.randint(0, 5)), rnd.choice(shares)))
         elif dice < 0.55:
             number += 1
-            task: Any = Task(rnd.choice(runs), number, float(rnd.randint(0, 3)))
-            queue.push(task, task.order)
+            task: Any = Task(rnd.choice(runs), number, float(rnd.randint(0, 3)), rnd.choice([0.0, 0.0, 2.0]))
+            queue.push(task, task.order, task.behind)
             waiting.append(task)
         elif dice < 0.75:
             if waiting:
@@ -91,7 +96,8 @@ def test_tasks_leave_in_the_order_of_the_sorted_list(seed: int, size: int, tenan
                 waiting.remove(task)
             for lane in run.lanes.values():
                 queue.drop(lane)
-        assert queue.size == len(waiting) and len(queue.waiting()) == len(waiting)
+        assert queue.size == len(waiting)
+        assert queue.waiting() == sorted(waiting, key=lambda task: (task.run.arrival, task.id))
         assert all(len(line.heap) <= 2 * line.lanes + SLACK for line in queue.lines.values())
         if waiting:
             within, most = rnd.choice([0.0, 1.0, 9.0]), rnd.choice([1, 3, 99])
@@ -122,7 +128,7 @@ def test_a_run_whose_rank_falls_often_does_not_pile_up_in_the_heap() -> None:
     queue.push(task, 0.0)
     for _ in range(5000):
         run.rank -= 1.0
-        queue.rerank(run.lanes["q"])
+        queue.rerank(run.lanes["q", 0.0])
     [line] = queue.lines.values()
     assert len(line.heap) <= 2 + SLACK
     assert queue.pop() is task
