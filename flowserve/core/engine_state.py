@@ -216,6 +216,7 @@ class Engine:
         "starts",
         "step_time",
         "steps",
+        "throughput_calls",
         "tiers",
         "timer",
         "trips",
@@ -253,6 +254,8 @@ class Engine:
         """Choices of what is there and not pushed out."""
         self.tiers = [0, 0, 0]
         """Of these calls, how many by tier, the most urgent first."""
+        self.throughput_calls = 0
+        """Of these calls, those that are throughput-bound; see `priority`."""
         self.backlog: Tokens = 0
         """Prompt tokens that it still has to compute."""
         self.ahead: Tokens = 0

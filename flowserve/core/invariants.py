@@ -11,7 +11,7 @@ from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health
 from flowserve.core.passing import MOST_GROUPS
 from flowserve.core.placements import MOST_PINS, MOST_SENT
-from flowserve.core.priority import tier
+from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.core.queues import SLACK, ReadyQueue
 from flowserve.core.quotas import must_wait
 from flowserve.core.service import Tenant
@@ -306,6 +306,9 @@ def _engines(state: SchedulerState) -> Iterator[str]:
         tiers = [tier(task.run.level, state.config) for task in engine.running]
         if engine.tiers != [tiers.count(number) for number in range(3)]:
             yield f"{engine!r} counts tiers {engine.tiers}, has {tiers}"
+        grouped = sum(is_throughput_bound(task, state.config) for task in engine.running)
+        if engine.throughput_calls != grouped:
+            yield f"{engine!r} counts {engine.throughput_calls} throughput-bound calls, has {grouped}"
         if any(task.call is None or task.call.rival is not engine for task in engine.rivals):
             yield f"{engine!r} is the second engine of {list(engine.rivals)}"
         if (engine.drain is not Drain.NO) != (engine in state.draining):
@@ -363,7 +366,11 @@ def _queues(state: SchedulerState) -> Iterator[str]:
             if any(lane.run.share is not tenant for lane in valid):
                 yield f"queue {queue.name!r} lists runs of others for {tenant!r}"
         for lane in listed:
-            if lane.run.over or lane.run.lanes.get((queue.name, lane.behind)) is not lane or len(lane.items) > 2 * lane.live + SLACK:
+            if (
+                lane.run.over
+                or lane.run.lanes.get((queue.name, lane.behind)) is not lane
+                or len(lane.items) > 2 * lane.live + SLACK
+            ):
                 yield f"queue {queue.name!r} keeps a lane of {lane.run!r}"
             if lane.live and lane.listed != lane.rank:
                 yield f"queue {queue.name!r} lists {lane.run!r} at an old rank"

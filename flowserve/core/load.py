@@ -4,7 +4,7 @@ still to come, and the KV memory that it will need. The engine's sums change her
 
 from flowserve.core import service, spending
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
-from flowserve.core.priority import tier
+from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.core.state import SchedulerState, Task
 from flowserve.ids import Seconds, Tokens
 
@@ -54,6 +54,7 @@ def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) ->
     call.reserve = need_tokens(state, call)
     _add(engine, call, 1)
     engine.tiers[tier(task.run.level, state.config)] += 1
+    engine.throughput_calls += is_throughput_bound(task, state.config)
     engine.resident.add(call.prefix)
     state.calls += 1
     service.taken(state, task)
@@ -70,6 +71,7 @@ def leave(state: SchedulerState, task: Task, engine: Engine) -> None:
     task.run.calls.pop(task, None)
     _add(engine, call, -1)
     engine.tiers[tier(task.run.level, state.config)] -= 1
+    engine.throughput_calls -= is_throughput_bound(task, state.config)
     call.prefill = call.decode = call.reserve = 0
 
 

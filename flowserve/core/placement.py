@@ -28,7 +28,7 @@ from flowserve.core import load
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
 from flowserve.core.placements import Asked, Program
-from flowserve.core.priority import tier
+from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.ids import Seconds, Tokens
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def asked(state: "SchedulerState", task: "Task") -> Asked:
         load.output_tokens(state, call),
         call.prefix,
         call.avoid,
+        is_throughput_bound(task, state.config),
         state.now,
         state.config.pool.decode_weight,
         partial(_resident, state, task) if may_reuse(task) else _nothing,

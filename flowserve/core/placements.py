@@ -17,6 +17,7 @@ last is taken only if there is no other.
 | sal         | the least of what is scarcest there: queued prompt tokens, or KV memory           | Kossmann et al. (2410.17840)   |
 | scls        | the least predicted time, and of calls that wait the longest one goes first       | Cheng et al. (2406.13511)      |
 | autellix    | short prompts: the fewest calls; long ones: the engine of their session or run    | Autellix (NSDI 2026), balancer |
+| objectives  | as marginal, seconds of throughput-bound calls counting less than those of others | Parrot (OSDI 2024), 5.4        |
 
 All of them fill engines only as far as `placement` says there is room, where the sources send at once and let engines
 queue; what has no room waits here, in the order of the scheduler.
@@ -42,6 +43,8 @@ UNEVEN = 1.5
 """e2: from so many times the load of the lightest engine on, the heaviest passes calls on; Preble's threshold."""
 USUAL_BATCH: Tokens = 8192
 """sal: prompt tokens that count as a full queue of an engine that does not say how much it computes in a step."""
+GROUP_WEIGHT = 0.25
+"""objectives: what a second of a throughput-bound call counts, in seconds of a latency-bound one."""
 LONG: Tokens = 2048
 """autellix: longer prompts have locality."""
 MOST_PINS = 65_536
@@ -65,6 +68,8 @@ class Asked:
     prefix: tuple[int, ...]
     avoid: Engine | None
     """Another one is preferred."""
+    throughput_bound: bool
+    """See `priority`."""
     now: Seconds
     decode_weight: float
     """What a token of output counts, in tokens of prompt."""
@@ -193,22 +198,37 @@ def marginal(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
     step that they share is longer by one call's share of the engine's line (`StepTime`). Where that line is not known, a
     step counts as the engine's pace, and a full batch as twice as slow. An engine that has shown no rate counts as fast as
     the fastest that has."""
-    prefill_s = min(filter(None, (engine.prefill_s for engine in engines)), default=0.0)
-    pace = min(filter(None, map(asked.pace, engines)), default=0.0)
+    return _marginal(asked, engines, 1.0)
 
-    def added(engine: Engine) -> Seconds:
-        per_token = engine.prefill_s or prefill_s or asked.prefill_s(engine)
-        line, others = engine.step_time.line(), engine.seats
+
+def _marginal(asked: Asked, engines: Sequence[Engine], weight: float) -> Engine:
+    """Where the call adds the least seconds, of which those of throughput-bound calls count `weight`."""
+    rates = [engine.prefill_s for engine in engines]
+    lines = [engine.step_time.line() for engine in engines]
+    paces = [asked.pace(engine) for engine in engines] if None in lines else []
+    rate, pace = min(filter(None, rates), default=0.0), min(filter(None, paces), default=0.0)
+    prompt, output = asked.prompt, asked.output
+    own_weight = weight if asked.throughput_bound else 1.0
+    best, least = engines[0], inf
+    for number, engine in enumerate(engines):
+        if engine is asked.avoid and len(engines) > 1:
+            continue
+        per_token = rates[number] or rate or asked.prefill_s(engine)
+        line, others = lines[number], engine.seats
         if line is not None:
             step, slope = line[0] + line[1] * (others + 1), line[1]
         else:
-            step = asked.pace(engine) or pace or asked.decode_weight * per_token
+            step = paces[number] or pace or asked.decode_weight * per_token
             slope = step / engine.limit
-        more = (asked.prompt - asked.resident(engine)) * per_token
-        own = engine.backlog * per_token + more + asked.output * step
-        return own + others * more + slope * min(others * asked.output, engine.ahead)
-
-    return _least(asked, engines, added)
+        more = (prompt - asked.resident(engine)) * per_token
+        own = engine.backlog * per_token + more + output * step
+        lost = others * more + slope * min(others * output, engine.ahead)
+        if engine.throughput_calls and weight < 1.0:
+            lost *= 1.0 - (1.0 - weight) * engine.throughput_calls / len(engine.running)
+        added = own_weight * own + lost
+        if added < least:
+            best, least = engine, added
+    return best
 
 
 def round_robin(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
@@ -305,6 +325,13 @@ def autellix(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
     return home or _least(asked, engines, _calls)
 
 
+def objectives(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine:
+    """As `marginal`, but a second of a throughput-bound call counts `GROUP_WEIGHT`: its own, and one that it loses by others. So
+    groups leave engines to latency-bound calls where that costs them little, and these keep away from engines that are full of
+    groups. Parrot bounds the tokens of engines with latency-bound calls instead, by a constant."""
+    return _marginal(asked, engines, GROUP_WEIGHT)
+
+
 def _pinned(asked: Asked, engines: Sequence[Engine], memory: Memory) -> Engine | None:
     """The engine of the call's program, where it is one of these."""
     home = memory.pins.get(asked.program)
@@ -354,5 +381,6 @@ PLACEMENTS = {
     "sal": Placement(sal),
     "scls": Placement(scls, longest_first=True),
     "autellix": Placement(autellix, _pin_first, waits=True),
+    "objectives": Placement(objectives, waits=True),
 }
 """By the name in `Config.placement`."""

@@ -51,8 +51,8 @@ def chain(which: int, tokens: int) -> tuple[int, ...]:
 
 def asks(bench: Any, plan: Plan, run: str, tokens: int = 100, limit: int = LIMIT, **facts: Any) -> str | None:
     """A run of one call comes: the engine that it goes to."""
-    session = facts.pop("session", None)
-    bench.submit(plan, run, session=session)
+    session, tier = facts.pop("session", None), facts.pop("tier", "standard")
+    bench.submit(plan, run, session=session, tier=tier)
     return engine_of(bench.measured(1, tokens, run=run, limit=limit, **facts))
 
 
@@ -131,7 +131,17 @@ def test_marginal_counts_what_others_lose_by_a_prompt_and_by_longer_steps() -> N
         """Of a prompt of which the busy engine holds so much, where the free one takes `prompt` + 20 x 11 ms."""
         return placements.marginal(
             Asked(
-                ("r", ""), prompt, 20, (), None, 1.0, 4.0, lambda e: held * (e is busy), lambda _: 0.0, lambda _: 0.001
+                ("r", ""),
+                prompt,
+                20,
+                (),
+                None,
+                False,
+                1.0,
+                4.0,
+                lambda e: held * (e is busy),
+                lambda _: 0.0,
+                lambda _: 0.001,
             ),
             (busy, free),
             Memory(),
@@ -319,7 +329,7 @@ def test_e2_explores_where_what_must_go_was_used_less(kit: ModuleType) -> None:
 
     def asked(*prefix: int) -> Asked:
         size = 64 * len(prefix)
-        return Asked(("r", ""), size, 0, prefix, None, 1.0, 4.0, lambda _: 0, lambda _: 0.0, lambda _: 0.001)
+        return Asked(("r", ""), size, 0, prefix, None, False, 1.0, 4.0, lambda _: 0, lambda _: 0.0, lambda _: 0.001)
 
     assert placements.e2(asked(6, 7, 8, 9), engines, memory) is engines[1]
     assert [placements._evicted_s(asked(6, 7), engine, memory) for engine in engines] == [2 * 64 * 0.001, 0.0]
@@ -346,6 +356,50 @@ def test_a_window_forgets_by_age_and_by_number(monkeypatch: Any) -> None:
     assert window.since(3.0) == (2.0, 2)
     window.add(Sent(4.1 + placements.WINDOW_S, 1.0, (9,)))
     assert window.uses == {9: 1}
+
+
+@pytest.mark.parametrize(
+    ("bound", "grouped", "prompt", "least_held"),
+    [(False, 0, 201, 161), (True, 2, 201, 161), (False, 2, 201, 101), (True, 0, 221, 219)],
+)
+def test_objectives_counts_seconds_of_throughput_bound_calls_a_quarter(
+    bound: bool, grouped: int, prompt: int, least_held: int
+) -> None:
+    """At the busy engine, with two calls, d tokens of the prompt are left: the call takes d + 20 x 13 ms, and the two lose
+    2 d + 40; at the free one it takes the prompt + 20 x 11 ms. From how many tokens held there on is the busy one chosen?"""
+    busy, free = Engine(EngineId("e0"), 1, 20), Engine(EngineId("e1"), 2, 20)
+    for engine in (busy, free):
+        engine.limit = 8
+        for calls in range(1, 9):
+            engine.step_time.add(calls, 0.010 + 0.001 * calls)
+    waiting: Any = {"one": None, "other": None}
+    busy.running, busy.seats, busy.ahead, busy.throughput_calls = waiting, 2, 100, grouped
+
+    def chosen(held: int) -> Engine:
+        costs = (lambda e: held * (e is busy), lambda _: 0.0, lambda _: 0.001)
+        return placements.objectives(
+            Asked(("r", ""), prompt, 20, (), None, bound, 1.0, 4.0, *costs), (busy, free), Memory()
+        )
+
+    assert (chosen(least_held - 2), chosen(least_held)) == (free, busy)
+
+
+def test_objectives_of_a_call_are_those_of_its_plan_and_tier(kit: ModuleType) -> None:
+    b = kit.PlanBuilder("items")
+    body = b.block()
+    b.map(body, limit=2)
+    b.llm(block=body)
+    bench = pool(kit, "objectives", engines=1)
+    for run, tier in (("a", "standard"), ("b", "batch"), ("c", "interactive")):
+        assert asks(bench, one(kit), run, tier=tier) == "e0"
+    bench.submit(b.build(), "map")
+    bench.evaluate(1, 2, run="map")
+    for item in (2, 3):
+        bench.measured(item, run="map", limit=LIMIT)
+    [engine] = bench.state.engines.values()
+    assert (engine.throughput_calls, len(engine.running)) == (3, 5)
+    bench.cancel("map")
+    assert (engine.throughput_calls, len(engine.running)) == (1, 3)
 
 
 @pytest.mark.parametrize(("placement", "waits"), [(name, known.waits) for name, known in PLACEMENTS.items()])
