@@ -18,13 +18,15 @@ top of any policy when the first of each are compared (`service`, `queues`).
 | shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
 | memory_time     | path, times the KV its present calls will need over what a call needs  | MARS (arXiv 2410.18248)          |
 | depth_first     | model calls in a row that remain                                       | Parrot (OSDI 2024), 1.1          |
+| topology        | none: runs in order of arrival                                         | Ayo (ASPLOS 2025), Alg. 2        |
 | objectives      | the remaining critical path; throughput-bound calls stand behind       | Parrot (OSDI 2024), 5.2          |
 | plas            | model calls that it has had                                            | Autellix (NSDI 2026), 4.2        |
 | atlas           | the longest chain of model calls that it has had                       | Autellix (NSDI 2026), 4.2        |
 | mlfq            | the queue that it has sunk to; it joins the one that its first call fits | FastServe (2023), skip-join      |
 
-*Inside a run* the task with the longest tail goes first; under **objectives** the group, or the single call, whose first
-node has the longest tail, so that a group is not torn apart by another one.
+*Inside a run* the task with the longest tail goes first; under **topology** the one with most model calls in a row from it
+on, so that calls of equal depth fill a batch together, whatever they are expected to take; under **objectives** the group,
+or the single call, whose first node has the longest tail, so that a group is not torn apart by another one.
 
 *Groups* (`graphs.objectives`). A call is throughput-bound if it works for a group of its plan, or if its run is of tier
 batch: nobody waits for any call of such a run. All others are latency-bound. Under objectives throughput-bound calls stand
@@ -111,6 +113,11 @@ def is_throughput_bound(task: "Task", config: Config) -> bool:
 
 
 # --- seconds ------------------------------------------------------------------------------------------
+
+
+def _none(run: "Run") -> Seconds:
+    """Runs of a level go in the order in which they came."""
+    return 0.0
 
 
 def _path_s(run: "Run") -> Seconds:
@@ -220,6 +227,7 @@ POLICIES = {
     "shortest_time": Policy(_by(_time_s), _longest_tail_first, _in_seconds),
     "memory_time": Policy(_by(_memory_time_s), _longest_tail_first, _in_seconds, by_calls=True),
     "depth_first": Policy(_by(_path_s), _as_they_come, _in_calls),
+    "topology": Policy(_by(_none), _longest_tail_first, _in_calls),
     "objectives": Policy(_by(_path_s), _longest_group_first, _in_seconds, behind=_groups_later),
     "least_slack": Policy(_slack_rank, _longest_tail_first, _in_seconds),
     "plas": Policy(_by(_attained_s), _as_they_come, _in_seconds, by_calls=True),

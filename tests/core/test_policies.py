@@ -44,6 +44,7 @@ def served(bench: Any, seconds: float = 1.0) -> str:
         ("shortest_time", "xsdcccwwwww"),
         ("memory_time", "xsdwwwwwccc"),
         ("depth_first", "xsdwwwwwccc"),
+        ("topology", "xwwwwwcccsd"),
         ("objectives", "xsdcccwwwww"),
         ("least_slack", "xdcwwwwccws"),
         ("plas", "xwcsdwcwcww"),
@@ -123,6 +124,28 @@ def test_a_group_of_a_run_goes_before_its_next_group(kit: ModuleType) -> None:
         order.append(int(running[0].node.id))
         bench.finish(running[0].id)
     assert order == [3, 2, 2, 3], "what runs when the other opens; then the group that holds up most, as a whole"
+
+
+def test_topology_takes_calls_of_equal_depth_together_whatever_they_take(kit: ModuleType) -> None:
+    """Two chains side by side, of three short calls and of two long ones."""
+    orders = {}
+    for policy in ("topology", "critical_path"):
+        b = kit.PlanBuilder("chains")
+        short = b.llm(cost_s=1.0)
+        long = b.llm(cost_s=9.0)
+        short = b.llm(short, cost_s=1.0)
+        b.llm(short, cost_s=1.0)
+        b.llm(long, cost_s=9.0)
+        bench = kit.Bench(window=1, policy=policy)
+        bench.submit(plan(kit, [1.0]), "x")
+        bench.submit(b.build(), "chains")
+        order = []
+        while running := list(bench.state.engines["e0"].running):
+            if running[0].run.id == "chains":
+                order.append(int(running[0].node.id))
+            bench.finish(running[0].id, run=running[0].run.id)
+        orders[policy] = order
+    assert orders == {"topology": [0, 1, 2, 4, 3], "critical_path": [1, 4, 0, 2, 3]}
 
 
 def test_mlfq_sinks_a_run_by_what_it_has_had_and_lets_long_ones_join_below(kit: ModuleType) -> None:
