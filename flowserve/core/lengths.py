@@ -12,6 +12,7 @@ from flowserve.core.predict.base import Call
 from flowserve.core.predict.shares import Prior
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.errors import ConfigError
+from flowserve.graphs.output_length import Length
 from flowserve.graphs.plan import Kind
 from flowserve.ids import Seconds, Tokens
 
@@ -54,11 +55,18 @@ def expect(state: "SchedulerState", task: "Task", measured: "Measured") -> None:
     call, run = task.call, task.run
     assert call is not None
     call.about = about(task, measured)
+    call.limit = call.about.limit
     call.predicted = state.lengths.predictor.predict(call.about) if measured.limit else None
     call.longer_s = _longer_s(task, call)
-    output = call.predicted.mean if call.predicted is not None else measured.limit * state.lengths.prior.share
-    call.kv_tokens = measured.tokens + round(output)
+    call.kv_tokens = measured.tokens + round(expected(state, call))
     _count(state, run, call, 1)
+
+
+def expected(state: "SchedulerState", call: "ModelCall") -> float:
+    """Tokens of output in all; 0 for a call that was not measured or has no limit."""
+    if call.predicted is not None:
+        return call.predicted.mean
+    return state.lengths.prior.expected(call.about) if call.about is not None else 0.0
 
 
 def forget(state: "SchedulerState", task: "Task") -> None:
@@ -104,7 +112,22 @@ def about(task: "Task", measured: "Measured") -> Call:
     calls, tokens = run.wrote.get(task.node.id, (0, 0))
     step = task.index if task.role is Role.STEP else 0
     siblings = round(tokens / calls) if calls else 0
-    return Call(run.plan.digest, task.node.id, run.tenant, measured.tokens, measured.limit, step, siblings)
+    answer = _answer(task, measured.choices)
+    limit = measured.limit
+    if answer is not None and answer.most is not None and limit:
+        limit = min(limit, max(1, answer.most))
+    return Call(run.plan.digest, task.node.id, run.tenant, measured.tokens, limit, step, siblings, answer)
+
+
+def _answer(task: "Task", choices: int) -> Length | None:
+    """What the schema of a node says of so many answers. None as well where they were longer than it allows: then something else
+    is written beside them, such as thoughts."""
+    shape = task.run.shape
+    one, seen = shape.answers[task.node.id], shape.figures.written.get(task.node.id)
+    if one is None:
+        return None
+    answer = one.times(choices)
+    return None if seen is not None and answer.most is not None and seen.mean > answer.most else answer
 
 
 def wrote(state: "SchedulerState", task: "Task", tokens: Tokens) -> None:

@@ -2,7 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core import service, spending
+from flowserve.core import lengths, service, spending
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.core.state import SchedulerState, Task
@@ -21,8 +21,7 @@ def prompt_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
 
 def output_tokens(state: SchedulerState, call: ModelCall) -> Tokens:
     """Output that is still expected. At least one token: it is not over yet."""
-    expected = call.predicted.mean if call.predicted is not None else call.limit * state.lengths.prior.share
-    return max(1, round(expected) - call.written)
+    return max(1, round(lengths.expected(state, call)) - call.written)
 
 
 def need_tokens(state: SchedulerState, call: ModelCall) -> Tokens:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowserve.graphs.objectives import groups
+from flowserve.graphs.output_length import Length, of_schema
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import BlockId, NodeId, Seconds
 
@@ -48,6 +49,8 @@ class PlanShape:
     """Models that nodes of block 0 call, each once: what no run of the plan can do without."""
     degradable: tuple[NodeId, ...]
     """Nodes with a `degrade`, the least harmful first."""
+    answers: tuple[Length | None, ...]
+    """Per node id: what an LLM node's schema says of the length of its answers; None: nothing."""
     groups: tuple[NodeId | None, ...]
     """Per node id: the node that names the group it works for; None: none. See `graphs.objectives`."""
     figures: "PlanFigures" = field(init=False)
@@ -72,6 +75,7 @@ def shape_plan(plan: Plan) -> PlanShape:
         models=tuple(_model(plan, node) for node in plan.nodes),
         called=tuple(dict.fromkeys(_model(plan, node) for node in plan.nodes if node.block == 0 and _calls(node))),
         degradable=_degradable(plan),
+        answers=_answers(plan),
         groups=groups(plan),
     )
 
@@ -94,6 +98,11 @@ def _shape_block(plan: Plan, number: BlockId, position: list[int]) -> BlockShape
 def _degradable(plan: Plan) -> tuple[NodeId, ...]:
     harms = [(node.degrade.harm, node.id) for node in plan.nodes if node.degrade is not None]
     return tuple(id for _, id in sorted(harms))
+
+
+def _answers(plan: Plan) -> tuple[Length | None, ...]:
+    known = [of_schema(llm.output) if llm.output is not None else None for llm in plan.llms]
+    return tuple(known[node.target] if node.kind is Kind.LLM else None for node in plan.nodes)
 
 
 def _calls(node: Node) -> bool:

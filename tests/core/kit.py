@@ -38,8 +38,8 @@ from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, TaskId
 TIMELESS = float("inf")
 
 
-def llm_spec(model: str | None = None, exit: ExitSpec | None = None) -> LLMSpec:
-    return LLMSpec("llm", Template(()), {}, None, model=model, exit=exit)
+def llm_spec(model: str | None = None, exit: ExitSpec | None = None, output: dict[str, Any] | None = None) -> LLMSpec:
+    return LLMSpec("llm", Template(()), {}, output, model=model, exit=exit)
 
 
 class PlanBuilder:
@@ -69,8 +69,15 @@ class PlanBuilder:
         self.nodes.append({"id": id, "name": f"n{id}", "kind": kind, "block": BlockId(block), "args": (), **fields})
         return id
 
-    def llm(self, *deps: int, model: str | None = None, exit: ExitSpec | None = None, **fields: Any) -> NodeId:
-        self.llms.append(llm_spec(model, exit))
+    def llm(
+        self,
+        *deps: int,
+        model: str | None = None,
+        exit: ExitSpec | None = None,
+        output: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> NodeId:
+        self.llms.append(llm_spec(model, exit, output))
         return self.add(Kind.LLM, deps, target=len(self.llms) - 1, **fields)
 
     def tool(self, *deps: int, **fields: Any) -> NodeId:

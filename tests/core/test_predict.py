@@ -10,6 +10,8 @@ import pytest
 
 from flowserve.core.config import Config
 from flowserve.core.events import TaskFinished
+from flowserve.core.learning import lessons
+from flowserve.core.log import LogWriter, replay
 from flowserve.core.predict import bins, quantile, ranker, recent, shares
 from flowserve.core.predict.base import Call, Prediction, Predictor
 from flowserve.core.predict.bins import Bins, bin_of
@@ -20,6 +22,8 @@ from flowserve.core.predict.shares import Mean, Prior
 from flowserve.core.predict.table import PREDICTORS
 from flowserve.core.state import SchedulerState
 from flowserve.errors import ConfigError
+from flowserve.graphs.output_length import Length
+from flowserve.graphs.plan import Plan
 from flowserve.ids import NodeId, RunId, TaskId, Tokens
 
 
@@ -111,6 +115,20 @@ def test_prior_expects_half_of_the_limit_and_then_the_share_that_calls_write() -
         prior.observe(call(limit=1000), 100)
     assert predicted(prior, call(node=9, limit=200)).mean == pytest.approx(20)
     assert prior.predict(call(limit=0)) is None
+
+
+def test_prior_expects_what_a_schema_lets_expect_and_then_as_much_more_or_less_as_calls_write() -> None:
+    prior, answer = Prior(), Length(10, 40, 120)
+    asked = call(limit=120, answer=answer)
+    assert prior.predict(asked) == Prediction(40, 40, 40)
+    for _ in range(200):
+        prior.observe(asked, 60)
+    assert predicted(prior, call(limit=900, node=9, answer=Length(1, 100, None))).mean == pytest.approx(150)
+    assert predicted(prior, call(limit=100, node=9, answer=Length(1, 100, None))).mean == 100, "no more than the limit"
+    assert predicted(prior, call(limit=200)).mean == 100, "says nothing of calls without a schema"
+    for _ in range(200):
+        prior.observe(asked, 0)
+    assert predicted(prior, asked).mean == 10, "no less than the schema asks for"
 
 
 def test_mean_is_the_share_of_its_node_once_enough_were_seen() -> None:
@@ -300,3 +318,61 @@ def test_the_predictor_decides_what_memory_is_kept_for_a_call(kit: ModuleType) -
         ahead[predictor] = bench.state.engines["e0"].ahead
     assert ahead["quantile"] == 10
     assert 150 < ahead["mean"] < 270
+
+
+# --- schemas ------------------------------------------------------------------------------------------
+
+FLAGS = {"type": "array", "items": {"type": "boolean"}, "minItems": 10, "maxItems": 10}
+"""Between 60 and 70 characters: at least 4 tokens, at most 70; 65 characters, 19 tokens, are expected."""
+
+
+def asked(bench: Any, plan: Plan, run: str, **facts: Any) -> Call:
+    bench.submit(plan, run)
+    bench.measured(1, run=run, limit=1000, **facts)
+    about: Call = bench.state.runs[run].tasks[1].call.about
+    return about
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_before_a_node_was_seen_its_schema_says_how_much_it_writes(kit: ModuleType, predictor: str) -> None:
+    b = kit.PlanBuilder()
+    b.llm(output=FLAGS)
+    bench = kit.Bench(measure=True, window=64, predictor=predictor)
+    assert asked(bench, b.build(), "r").limit == 70
+    assert bench.state.engines["e0"].ahead == 19
+    assert asked(bench, b.build(), "s", choices=3).answer == Length(12, 57, 210)
+    assert bench.state.engines["e0"].ahead == 19 + 57
+
+
+def test_a_schema_that_answers_do_not_keep_to_bounds_nothing(kit: ModuleType) -> None:
+    b = kit.PlanBuilder()
+    b.llm(output=FLAGS)
+    bench, plan = kit.Bench(measure=True, window=64), b.build()
+    for number in range(2):
+        assert asked(bench, plan, f"r{number}").limit == 70
+        finish(kit, bench, f"r{number}", 50 + 200 * number)
+    about = asked(bench, plan, "after")
+    assert (about.limit, about.answer) == (1000, None), "300 tokens in two answers: thoughts come before"
+
+
+def test_what_a_schema_says_is_learned_and_replayed_with_the_answers(kit: ModuleType) -> None:
+    b = kit.PlanBuilder()
+    b.llm(output=FLAGS)
+    bench = kit.Bench(engines=0, measure=True)
+    lines: list[str] = []
+    writer, feed, outs = LogWriter(lines.append, bench.state.config), bench.feed, []
+
+    def recorded(event: Any, after: float = 0.0) -> Any:
+        writer.record(bench.now + after, event)
+        outs.append(feed(event, after))
+        return outs[-1]
+
+    bench.feed = recorded
+    bench.engine("e0")
+    known = asked(bench, b.build(), "r")
+    finish(kit, bench, "r", 25)
+    assert list(replay(lines)) == outs
+    [lesson] = lessons(lines)
+    assert lesson.answers == ((known, 25),) and known.answer == Length(4, 19, 70)
+    bench.feed(lesson)
+    assert list(replay(lines)) == outs

@@ -19,6 +19,7 @@ LAYERS = (
     "flowserve.core",
     "flowserve.graphs.analysis",
     "flowserve.graphs.objectives",
+    "flowserve.graphs.output_length",
     "flowserve.graphs.plan",
     "flowserve.config",
     "flowserve.ids",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from flowserve.graphs.output_length import Length
 from flowserve.ids import NodeId, Tokens
 
 
@@ -16,11 +17,13 @@ class Call:
     tenant: str
     prompt: Tokens
     limit: Tokens
-    """Most tokens of output, over all choices; 0: unknown."""
+    """Most tokens of output, over all choices, as far as the schema bounds them too; 0: unknown."""
     step: int = 0
     """Of an agent; 0 for nodes and first steps."""
     siblings: Tokens = 0
     """What earlier calls of the same node wrote in the same run, on average; 0: there are none."""
+    answer: Length | None = None
+    """What the schema of its output says, over all choices; None: it has none, or answers were longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Which share of its limit a call writes: of any call, or of those of its node."""
+"""Which share of its limit a call writes: of any call, or of those of its node. Where a schema says how long an answer may be
+expected to be, that counts instead of a share of the limit until the node has been seen."""
 
 from flowserve.core.estimates import Figure
 from flowserve.core.predict.base import Call, Prediction
@@ -12,21 +13,36 @@ ENOUGH = 4
 
 
 class Prior:
-    """All calls are alike: a running mean of the share, half before the first. It needs a limit."""
+    """All calls are alike: a running mean of the share, half before the first. It needs a limit.
 
-    __slots__ = ("_spread", "share")
+    Calls with a schema are alike in how their answers compare with what it lets expect: as long before the first.
+    """
+
+    __slots__ = ("_spread", "ratio", "share")
 
     def __init__(self) -> None:
         self.share = 0.5
+        self.ratio = 1.0
+        """Of what calls with a schema write over what it lets expect."""
         self._spread = Spread()
 
+    def expected(self, call: Call) -> float:
+        """Tokens; 0 where nothing is known."""
+        if call.answer is None or not call.limit:
+            return call.limit * self.share
+        return min(max(call.answer.least, call.answer.expected * self.ratio), call.limit)
+
     def predict(self, call: Call) -> Prediction | None:
-        return self._spread.around(call.limit * self.share).within(call.limit) if call.limit else None
+        return self._spread.around(self.expected(call)).within(call.limit) if call.limit else None
 
     def observe(self, call: Call, tokens: Tokens) -> None:
-        if call.limit:
-            self._spread.add(tokens, call.limit * self.share)
+        if not call.limit:
+            return
+        self._spread.add(tokens, self.expected(call))
+        if call.answer is None:
             self.share = (1 - LEARNING) * self.share + LEARNING * min(1.0, tokens / call.limit)
+        else:
+            self.ratio = (1 - LEARNING) * self.ratio + LEARNING * tokens / max(1, call.answer.expected)
 
 
 class NodeShare:
