@@ -105,6 +105,12 @@ class TenantLimits:
     when it is accepted, and with what it takes beyond that while it takes it."""
     token_burst: float | None = None
     """Tokens that may be taken at once after a pause; None: those of a minute, at least one."""
+    tokens_per_hour: float | None = None
+    """Likewise, in an hour: all of them are back when it is over. Hours follow each other from the tenant's first run on."""
+    tokens_per_day: float | None = None
+    money_per_hour: float | None = None
+    """By the prices; a model without one costs nothing."""
+    money_per_day: float | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):

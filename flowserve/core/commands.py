@@ -51,6 +51,10 @@ class Bound(StrEnum):
     """Runs per minute."""
     TOKENS = "tenant_tokens"
     """Tokens per minute."""
+    HOUR_TOKENS = "tenant_hour_tokens"
+    DAY_TOKENS = "tenant_day_tokens"
+    HOUR_MONEY = "tenant_hour_money"
+    DAY_MONEY = "tenant_day_money"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Over:
     limit: float
     """As it was declared."""
     needed: float
-    """What the run needs: runs, or tokens as runs of its workflow took."""
+    """What the run needs: runs, or tokens or money as runs of its workflow took."""
     left: float
     """What there is of it; below 0: more was taken than came in."""
 

@@ -82,6 +82,11 @@ class Config:
         for tenant, weight in self.tenant_weights:
             if not 0 < weight < math.inf:
                 raise ConfigError(f"tenant_weights: expected a number above 0 for {tenant!r}; got {weight!r}")
+        for tenant, limits in self.tenant_limits:
+            if not self.prices and (limits.money_per_hour or limits.money_per_day):
+                raise ConfigError(
+                    f"tenant_limits: expected prices beside the money that {tenant!r} may spend; got none"
+                )
         if self.band_s <= 0:
             raise ConfigError(f"band_s: expected more than 0 seconds; got {self.band_s!r}")
         if self.min_reject_s > self.max_reject_s:

@@ -66,6 +66,7 @@ class PlanFigures:
         "learned",
         "least",
         "lesser",
+        "money",
         "plan",
         "scale",
         "sure",
@@ -100,6 +101,8 @@ class PlanFigures:
         """Of a whole run."""
         self.tokens = Figure()
         """Of a whole run: tokens that its model calls computed."""
+        self.money = Figure()
+        """Of a whole run: what these cost, models without a price apart."""
         self.fresh = 0
         """Observations since `tails` were computed."""
         self.learned = False
@@ -135,6 +138,11 @@ class Estimates:
         """That a run of this plan computes; at least 1, which is also what counts where nobody knows."""
         known = self.plans.get(digest)
         return max(1.0, known.tokens.mean) if known is not None else 1.0
+
+    def money(self, digest: str) -> float:
+        """That a run of this plan costs; 0 where nobody knows."""
+        known = self.plans.get(digest)
+        return known.money.mean if known is not None else 0.0
 
 
 def begin(state: "SchedulerState", shape: "PlanShape") -> PlanFigures:

@@ -85,8 +85,9 @@ def _tenant(state: SchedulerState, name: str, tenant: Tenant, own: list[Run]) ->
         yield f"tenant {name!r} has {tenant.runs} runs at work and holds {len(quota.held)}"
     if limits.queued_runs is not None and tenant.queued > limits.queued_runs:
         yield f"tenant {name!r} has {tenant.queued} runs that have not begun"
-    if any(bucket is not None and bucket.level > bucket.burst for bucket in (quota.runs, quota.tokens)):
-        yield f"tenant {name!r} has more than a burst: {quota.runs}, {quota.tokens}"
+    for purse in quota.purses.values():
+        if purse.holds(state.now) > purse.most:
+            yield f"tenant {name!r} has more than it may have: {purse}"
 
 
 def _run(state: SchedulerState, run: Run) -> Iterator[str]:
@@ -134,8 +135,8 @@ def _spent(run: Run) -> Iterator[str]:
         yield f"{run!r} counts {told}, its nodes {nodes}"
     if abs(told.seconds - sum(node.seconds for node in nodes)) > 1e-6 * max(1.0, told.seconds):
         yield f"{run!r} counts {told.seconds} s at engines, its nodes {nodes}"
-    if run.prepaid < 0:
-        yield f"{run!r} has prepaid {run.prepaid} tokens"
+    if run.prepaid < 0 or run.prepaid_money < 0:
+        yield f"{run!r} has prepaid {run.prepaid} tokens and {run.prepaid_money}"
 
 
 def _frame(run: Run, frame: Frame) -> Iterator[str]:

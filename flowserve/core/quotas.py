@@ -10,13 +10,19 @@ charged against that first, then against the bucket, which may owe; what is left
 bucket owes, so that over time the rate holds although only the end of a run tells what it took (the settling of VTC; Sheng et
 al., OSDI 2024, 4.2).
 
-Whoever is over a bound is told when it has room again: for a rate that is exact, if nobody else of the tenant comes.
+*Allowances* (`allowances`) are tokens and money per hour and day, taken and settled in the same way. Money is what the calls
+of a run cost by the prices.
+
+Whoever is over a bound is told when it has room again: for a rate or an allowance that is exact, if nobody else of the tenant
+comes.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flowserve.config import TenantLimits
+from flowserve.core.allowances import ROUNDING, Allowance
 from flowserve.core.commands import Bound, Over
 from flowserve.ids import Seconds
 
@@ -29,8 +35,10 @@ if TYPE_CHECKING:
 OTHERS = "*"
 """Stands for all tenants that are not named."""
 MINUTE_S: Seconds = 60.0
-ROUNDING = 1e-9
-"""Share of a burst that does not count: who waited as long as it was told is let in."""
+HOUR_S: Seconds = 3600.0
+DAY_S: Seconds = 86_400.0
+SOME = 1e-6
+"""Share of an allowance of money that a run needs of which nobody knows what it costs."""
 
 
 class Bucket:
@@ -44,6 +52,11 @@ class Bucket:
         self.level = self.burst
         """What was in it at `at`."""
         self.at = now
+
+    @property
+    def most(self) -> float:
+        """What it can hold."""
+        return self.burst
 
     def holds(self, now: Seconds) -> float:
         """What is in it now."""
@@ -65,15 +78,44 @@ class Bucket:
         return f"Bucket({self.level:.4g} of {self.burst:g} at {self.at:.3f})"
 
 
+Purse = Bucket | Allowance
+DECLARED = {
+    Bound.RUNS: "runs_per_minute",
+    Bound.TOKENS: "tokens_per_minute",
+    Bound.HOUR_TOKENS: "tokens_per_hour",
+    Bound.DAY_TOKENS: "tokens_per_day",
+    Bound.HOUR_MONEY: "money_per_hour",
+    Bound.DAY_MONEY: "money_per_day",
+}
+"""Bound of a rate or an allowance -> field of TenantLimits."""
+
+
 class Quota:
     """The limits of one tenant, and what it has of them."""
 
-    __slots__ = ("ended", "held", "limits", "rejected", "runs", "tokens")
+    __slots__ = ("ended", "held", "limits", "money", "rejected", "runs", "tokens")
 
     def __init__(self, limits: TenantLimits, now: Seconds) -> None:
         self.limits = limits
-        self.runs = _bucket(limits.runs_per_minute, limits.run_burst, now)
-        self.tokens = _bucket(limits.tokens_per_minute, limits.token_burst, now)
+        self.runs: dict[Bound, Purse] = {}
+        """What a run is taken from."""
+        self.tokens: dict[Bound, Purse] = {}
+        """What tokens are taken from."""
+        self.money: dict[Bound, Purse] = {}
+        """What money is taken from."""
+        if limits.runs_per_minute is not None:
+            self.runs[Bound.RUNS] = Bucket(limits.runs_per_minute, limits.run_burst, now)
+        if limits.tokens_per_minute is not None:
+            self.tokens[Bound.TOKENS] = Bucket(limits.tokens_per_minute, limits.token_burst, now)
+        for purses, bound, period_s in (
+            (self.tokens, Bound.HOUR_TOKENS, HOUR_S),
+            (self.tokens, Bound.DAY_TOKENS, DAY_S),
+            (self.money, Bound.HOUR_MONEY, HOUR_S),
+            (self.money, Bound.DAY_MONEY, DAY_S),
+        ):
+            amount = getattr(limits, DECLARED[bound])
+            if amount is not None:
+                purses[bound] = Allowance(amount, period_s, now)
         self.held: dict[Run, None] = {}
         """Accepted, and waiting for a run of the tenant to end; in order of arrival."""
         self.ended: deque[Seconds] = deque(maxlen=32)
@@ -81,9 +123,10 @@ class Quota:
         self.rejected = 0
         """Runs that found no room since one last ended."""
 
-
-def _bucket(per_minute: float | None, burst: float | None, now: Seconds) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, burst, now)
+    @property
+    def purses(self) -> dict[Bound, Purse]:
+        """All of them."""
+        return self.runs | self.tokens | self.money
 
 
 def limits_of(config: "Config", tenant: str) -> TenantLimits | None:
@@ -93,8 +136,8 @@ def limits_of(config: "Config", tenant: str) -> TenantLimits | None:
 
 
 def over(state: "SchedulerState", event: "RunSubmitted") -> Over | None:
-    """The first bound that the submitted run would pass; None: its tenant may have it. A tenant that is not in the table has
-    taken nothing."""
+    """The bound that the submitted run would pass, of several the one with the longest wait; None: its tenant may have it. A
+    tenant that is not in the table has taken nothing."""
     tenant = state.tenants.get(event.tenant)
     if tenant is None or tenant.quota is None:
         return None
@@ -103,21 +146,26 @@ def over(state: "SchedulerState", event: "RunSubmitted") -> Over | None:
         return Over(Bound.LIVE, limits.live_runs, 1, limits.live_runs - tenant.runs)
     if limits.queued_runs is not None and tenant.queued >= limits.queued_runs:
         return Over(Bound.QUEUE, limits.queued_runs, 1, limits.queued_runs - tenant.queued)
-    if quota.runs is not None and limits.runs_per_minute is not None and not quota.runs.has(1, now):
-        return Over(Bound.RUNS, limits.runs_per_minute, 1, quota.runs.holds(now))
-    if quota.tokens is not None and limits.tokens_per_minute is not None:
-        needed = min(quota.tokens.burst, state.estimates.tokens(event.plan.digest))
-        if not quota.tokens.has(needed, now):
-            return Over(Bound.TOKENS, limits.tokens_per_minute, needed, quota.tokens.holds(now))
-    return None
+    passed = list(_passed(state, quota, event.plan.digest))
+    return max(passed, key=lambda found: quota.purses[found.bound].wait_s(found.needed, now), default=None)
+
+
+def _passed(state: "SchedulerState", quota: Quota, digest: str) -> Iterator[Over]:
+    """Rates and allowances that a run of this plan would pass."""
+    tokens, money = state.estimates.tokens(digest), state.estimates.money(digest)
+    for purses, expected in ((quota.runs, 1.0), (quota.tokens, tokens), (quota.money, money)):
+        for bound, purse in purses.items():
+            needed = min(purse.most, expected or SOME * purse.most)
+            if not purse.has(needed, state.now):
+                yield Over(bound, getattr(quota.limits, DECLARED[bound]), needed, purse.holds(state.now))
 
 
 def wait_s(state: "SchedulerState", tenant: str, found: Over) -> Seconds | None:
-    """Until there is room for a rate; None: that depends on when runs end."""
+    """Until there is room for a rate or an allowance; None: that depends on when runs end."""
     quota = state.tenants[tenant].quota
     assert quota is not None
-    bucket = {Bound.RUNS: quota.runs, Bound.TOKENS: quota.tokens}.get(found.bound)
-    return None if bucket is None else bucket.wait_s(found.needed, state.now)
+    purse = quota.purses.get(found.bound)
+    return None if purse is None else purse.wait_s(found.needed, state.now)
 
 
 def accepted(state: "SchedulerState", run: "Run") -> None:
@@ -125,11 +173,21 @@ def accepted(state: "SchedulerState", run: "Run") -> None:
     quota = run.share.quota
     if quota is None:
         return
-    if quota.runs is not None:
-        quota.runs.take(1.0, state.now)
-    if quota.tokens is not None:
-        run.prepaid = min(quota.tokens.burst, state.estimates.tokens(run.plan.digest))
-        quota.tokens.take(run.prepaid, state.now)
+    for purse in quota.runs.values():
+        purse.take(1.0, state.now)
+    digest, now = run.plan.digest, state.now
+    run.prepaid = _prepay(quota.tokens, state.estimates.tokens(digest), now)
+    run.prepaid_money = _prepay(quota.money, state.estimates.money(digest), now)
+
+
+def _prepay(purses: dict[Bound, Purse], expected: float, now: Seconds) -> float:
+    """Take what is expected, but no more than each can hold. How much."""
+    if not purses:
+        return 0.0
+    paid = min(expected, *(purse.most for purse in purses.values()))
+    for purse in purses.values():
+        purse.take(paid, now)
+    return paid
 
 
 def must_wait(tenant: "Tenant") -> bool:
@@ -171,21 +229,28 @@ def standing(state: "SchedulerState", tenant: str, now: Seconds) -> dict[str, tu
     if limits is None:
         return {}
     quota = known.quota if known is not None and known.quota is not None else Quota(limits, now)
-    buckets = {"requests": quota.runs, "tokens": quota.tokens}
+    buckets = {"requests": quota.runs.get(Bound.RUNS), "tokens": quota.tokens.get(Bound.TOKENS)}
     return {
         name: (bucket.per_s * MINUTE_S, bucket.holds(now), bucket.wait_s(bucket.burst, now))
         for name, bucket in buckets.items()
-        if bucket is not None
+        if isinstance(bucket, Bucket)
     }
 
 
-def used(state: "SchedulerState", run: "Run", tokens: float) -> None:
-    """Calls of `run` have taken so many tokens more (negative: it turned out to be less)."""
+def used(state: "SchedulerState", run: "Run", tokens: float, money: float) -> None:
+    """Calls of `run` have taken so many tokens and so much money more (negative: it turned out to be less)."""
     quota = run.share.quota
-    if quota is not None and quota.tokens is not None:
-        covered = min(run.prepaid, tokens)
-        run.prepaid -= covered
-        quota.tokens.take(tokens - covered, state.now)
+    if quota is not None:
+        run.prepaid = _settle(quota.tokens, run.prepaid, tokens, state.now)
+        run.prepaid_money = _settle(quota.money, run.prepaid_money, money, state.now)
+
+
+def _settle(purses: dict[Bound, Purse], prepaid: float, amount: float, now: Seconds) -> float:
+    """Take what `prepaid` does not cover. What is left of that."""
+    covered = min(prepaid, amount)
+    for purse in purses.values():
+        purse.take(amount - covered, now)
+    return prepaid - covered if purses else prepaid
 
 
 def ended(state: "SchedulerState", run: "Run") -> None:
@@ -195,8 +260,9 @@ def ended(state: "SchedulerState", run: "Run") -> None:
         return
     if run.held:
         _let_go(state, run)
-    if quota.tokens is not None:
-        quota.tokens.take(-run.prepaid, state.now)
-        run.prepaid = 0.0
+    for purses, prepaid in ((quota.tokens, run.prepaid), (quota.money, run.prepaid_money)):
+        for purse in purses.values():
+            purse.take(-prepaid, state.now)
+    run.prepaid = run.prepaid_money = 0.0
     quota.ended.append(state.now)
     quota.rejected = 0

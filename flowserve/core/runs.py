@@ -105,6 +105,7 @@ def completed(state: SchedulerState, run: Run) -> None:
     """Frame 0 is done."""
     spent = run.spent.told()
     run.shape.figures.tokens.add(spent.prompt + spent.output)
+    run.shape.figures.money.add(run.spent.money)
     state.out.append(Complete(run.id, spent))
     forget(state, run)
 

@@ -112,6 +112,6 @@ def _add(
         spent.seconds += seconds
         spent.money += money
     if run.share.quota is not None:
-        quotas.used(state, run, prompt + output)
+        quotas.used(state, run, prompt + output, money)
     if run.budget is not None:
         budgets.watch(state, task, run.budget)

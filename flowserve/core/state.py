@@ -122,6 +122,7 @@ class Run:
         "plan",
         "pointer",
         "prepaid",
+        "prepaid_money",
         "rank",
         "retries",
         "session",
@@ -207,6 +208,8 @@ class Run:
         """Seconds of model calls that it has had."""
         self.prepaid = 0.0
         """Tokens that its tenant was charged with and that its calls have not taken yet."""
+        self.prepaid_money = 0.0
+        """Likewise."""
         self.longest: Seconds = 0.0
         """The longest chain of them that was seen."""
         self.wrote: dict[NodeId, tuple[int, Tokens]] = {}

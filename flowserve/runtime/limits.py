@@ -14,6 +14,10 @@ _TEXTS = {
     Bound.QUEUE: "{limit:g} runs that have not begun are what you may have, and they wait",
     Bound.RUNS: "{limit:g} runs per minute are what you may start, and these have come",
     Bound.TOKENS: "{limit:g} tokens per minute are what you may take; this run needs about {needed:.0f}, {left:.0f} are left",
+    Bound.HOUR_TOKENS: "{limit:g} tokens are what you may take in an hour; this run needs about {needed:.0f}, {left:.0f} are left",
+    Bound.DAY_TOKENS: "{limit:g} tokens are what you may take in a day; this run needs about {needed:.0f}, {left:.0f} are left",
+    Bound.HOUR_MONEY: "{limit:g} of money are what you may spend in an hour; this run costs about {needed:.3g}, {left:.3g} are left",
+    Bound.DAY_MONEY: "{limit:g} of money are what you may spend in a day; this run costs about {needed:.3g}, {left:.3g} are left",
 }
 
 

@@ -48,9 +48,11 @@ NUM_SETS = 400
 
 
 LIMITS = (
-    ("t", TenantLimits(live_runs=2, queued_runs=3)),
+    ("t", TenantLimits(live_runs=2, queued_runs=3, tokens_per_hour=6_000.0)),
     ("*", TenantLimits(runs_per_minute=240.0, run_burst=8.0, tokens_per_minute=30_000.0, token_burst=2_000.0)),
 )
+SPENDING = (("t", TenantLimits(tokens_per_day=9_000.0, money_per_hour=0.01)),)
+"""Where there are prices."""
 PRICES = (("", Price(1.0, 4.0, cached=0.1)), ("large", Price(10.0, 40.0)))
 BUDGETS = (Budget(tokens=800), Budget(seconds=0.6), Budget(money=0.002))
 
@@ -134,6 +136,7 @@ def _config(rnd: Random) -> Config:
         group_tokens=rnd.choice([0, 64]),
         near_s=rnd.choice([0.0, 0.05, 5.0]),
     )
+    prices = PRICES[: rnd.randint(0, 2)]
     return Config(
         policy=rnd.choice(sorted(POLICIES)),
         predictor=rnd.choice(sorted(PREDICTORS)),
@@ -146,8 +149,8 @@ def _config(rnd: Random) -> Config:
         run_retries=rnd.choice([3, 99]),
         hopeless=rnd.choice([0.0, 0.5, 2.0]),
         fairness=rnd.choice([0.0, 1.0]),
-        tenant_limits=rnd.choice([(), (), LIMITS, LIMITS[:1]]),
-        prices=PRICES[: rnd.randint(0, 2)],
+        tenant_limits=rnd.choice([(), (), LIMITS, LIMITS[:1], SPENDING if prices else ()]),
+        prices=prices,
         drop_hopeless=rnd.random() < 0.5,
         story_length=rnd.choice([1] * 9 + [32]),  # `check` tells the story of every run, and that is most of its time
     )

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from flowserve.config import TenantLimits
+from flowserve.config import Price, TenantLimits
+from flowserve.core.allowances import Allowance
 from flowserve.core.commands import Bound, Complete, Over, Reject
+from flowserve.core.config import Config
 from flowserve.core.quotas import Bucket
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Plan
@@ -138,7 +140,7 @@ def test_who_waits_as_long_as_it_was_told_is_let_in(kit: ModuleType, seed: int) 
 def test_what_runs_took_is_charged_when_it_is_known_and_the_next_run_by_the_mean(kit: ModuleType) -> None:
     bench, plan = limited(kit, tokens_per_minute=600.0, token_burst=1000.0), single(kit)
     bench.submit(plan, "r0", tenant="a")
-    bucket = bench.state.tenants["a"].quota.tokens
+    bucket = bench.state.tenants["a"].quota.tokens[Bound.TOKENS]
     assert bucket.holds(bench.now) == 999.0, "nobody knows what it takes"
     bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 300, 100))
     assert bucket.holds(bench.now) == 600.0
@@ -185,6 +187,112 @@ def test_a_bucket_against_a_slow_obvious_one() -> None:
             assert bucket.wait_s(5, now) == pytest.approx(5 - level)
 
 
+# --- allowances -----------------------------------------------------------------------------------------
+
+HOUR, DAY = 3600.0, 86_400.0
+
+
+def test_tokens_of_an_hour_are_back_as_a_whole_when_it_is_over(kit: ModuleType) -> None:
+    bench, plan = limited(kit, tokens_per_hour=1000.0), single(kit)
+    bench.submit(plan, "r0", tenant="a")
+    bench.now = 600.0
+    bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 300, 300))
+    assert over(bench.submit(plan, "r1", tenant="a")) == (3000.0, Over(Bound.HOUR_TOKENS, 1000.0, 600.0, 400.0))
+    bench.now = 3599.0
+    assert over(bench.submit(plan, "r1", tenant="a"))[0] == 1.0
+    bench.now = 3600.0
+    bench.submit(plan, "r1", tenant="a")
+    assert "r1" in bench.state.runs
+    assert bench.state.tenants["a"].quota.tokens[Bound.HOUR_TOKENS].holds(bench.now) == 400.0, "prepaid"
+
+
+def test_what_was_taken_beyond_an_hour_is_taken_from_the_next_ones(kit: ModuleType) -> None:
+    bench, plan = limited(kit, tokens_per_hour=1000.0), single(kit)
+    bench.submit(plan, "r0", tenant="a")
+    bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 3000, 500))
+    assert over(bench.submit(plan, "r1", tenant="a")) == (4 * HOUR, Over(Bound.HOUR_TOKENS, 1000.0, 1000.0, -2500.0))
+    bench.now = 4 * HOUR
+    bench.submit(plan, "r1", tenant="a")
+    assert "r1" in bench.state.runs
+
+
+def test_runs_at_work_have_taken_what_they_are_expected_to_take(kit: ModuleType) -> None:
+    bench, plan = limited(kit, tokens_per_day=1000.0), single(kit)
+    bench.submit(plan, "r0", tenant="a")
+    bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 300, 100))
+    bench.submit(plan, "r1", tenant="a")
+    assert over(bench.submit(plan, "r2", tenant="a")) == (DAY, Over(Bound.DAY_TOKENS, 1000.0, 400.0, 200.0))
+    bench.cancel("r1")
+    bench.submit(plan, "r2", tenant="a")
+    assert "r2" in bench.state.runs, "what r1 has not taken is back"
+
+
+def test_money_is_what_calls_cost_by_the_prices(kit: ModuleType) -> None:
+    limits = (("a", TenantLimits(money_per_hour=1.0)),)
+    bench = kit.Bench(window=8, tenant_limits=limits, prices=(("", Price(1000.0, 2000.0)),))
+    plan = single(kit)
+    bench.submit(plan, "r0", tenant="a")
+    bench.now = 60.0
+    bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 200, 250))
+    wait, found = over(bench.submit(plan, "r1", tenant="a"))
+    assert (wait, found.bound) == (HOUR - 60.0, Bound.HOUR_MONEY)
+    assert (found.needed, found.left) == pytest.approx((0.7, 0.3)), "200 tokens at 0.001, 250 at 0.002"
+    bench.submit(plan, "other", tenant="b")
+    assert "other" in bench.state.runs
+
+
+def test_money_that_is_spent_refuses_runs_of_which_nobody_knows_what_they_cost(kit: ModuleType) -> None:
+    limits = (("a", TenantLimits(money_per_hour=1.0)),)
+    bench = kit.Bench(window=8, tenant_limits=limits, prices=(("", Price(1000.0, 1000.0)),))
+    bench.submit(single(kit), "r0", tenant="a")
+    bench.feed(kit.e.TaskFinished(RunId("r0"), 1, 1, 600, 400))
+    b = kit.PlanBuilder("new")
+    b.llm()
+    assert over(bench.submit(b.build(), "r1", tenant="a"))[1].left == pytest.approx(0.0)
+
+
+def test_money_without_prices_is_refused() -> None:
+    with pytest.raises(ConfigError) as raised:
+        Config(tenant_limits=(("a", TenantLimits(money_per_day=5.0)),))
+    assert str(raised.value) == "tenant_limits: expected prices beside the money that 'a' may spend; got none"
+
+
+def test_an_allowance_against_a_slow_obvious_one() -> None:
+    rnd = Random(1)
+    allowance, owed, now = Allowance(10.0, 5.0, 0.0), 0.0, 0
+    for _ in range(2000):
+        for _ in range(rnd.choice([0, 0, 1, 2, 9])):
+            now += 1
+            owed = max(0.0, owed - 10.0) if now % 5 == 0 else owed
+        amount = rnd.choice([-2.0, 1.0, 4.0, 23.0])
+        allowance.take(amount, now)
+        owed = max(0.0, owed + amount)
+        assert allowance.holds(now) == 10.0 - owed
+        wanted = rnd.choice([1.0, 4.0, 10.0])
+        waited, left = now, owed
+        while 10.0 - left < wanted:
+            waited += 1
+            left = max(0.0, left - 10.0) if waited % 5 == 0 else left
+        assert allowance.wait_s(wanted, now) == waited - now
+        assert allowance.has(wanted, now) == (waited == now)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_waits_for_an_allowance_as_long_as_it_was_told_is_let_in(kit: ModuleType, seed: int) -> None:
+    rnd = Random(seed)
+    bench, plan = limited(kit, tokens_per_hour=rnd.uniform(50, 500), tokens_per_day=rnd.uniform(500, 3000)), single(kit)
+    refused = 0
+    for number in range(100):
+        bench.now += rnd.uniform(0, 900)
+        out = bench.submit(plan, f"r{number}", tenant="a")
+        if isinstance(out[0], Reject):
+            refused += 1
+            bench.now += out[0].retry_after_s
+            assert not isinstance(bench.submit(plan, f"r{number}", tenant="a")[0], Reject)
+        bench.feed(kit.e.TaskFinished(RunId(f"r{number}"), 1, 1, rnd.randint(1, 200), 0))
+    assert refused
+
+
 # --- whose ----------------------------------------------------------------------------------------------
 
 
@@ -213,6 +321,7 @@ def test_without_limits_nobody_has_a_quota(kit: ModuleType) -> None:
         ({"runs_per_minute": "9"}, "TenantLimits.runs_per_minute: expected a number above 0; got '9'"),
         ({"tokens_per_minute": float("inf")}, "TenantLimits.tokens_per_minute: expected a number above 0; got inf"),
         ({"token_burst": 5.0}, "TenantLimits.token_burst: expected tokens_per_minute beside it; got none"),
+        ({"money_per_day": 0}, "TenantLimits.money_per_day: expected a number above 0; got 0"),
         ({"runs_per_minute": 5, "run_burst": 0.5}, "TenantLimits.run_burst: expected at least 1; got 0.5"),
     ],
 )

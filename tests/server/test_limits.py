@@ -13,8 +13,12 @@ from flowserve.server.auth import Keyring
 from flowserve.server.errors import fault_of
 from flowserve.server.settings import ServerSettings
 
-KEYS = {"a": "a" * 16, "b": "b" * 16}
-LIMITS = (("a", TenantLimits(runs_per_minute=30.0, run_burst=1.0)), ("b", TenantLimits(live_runs=1)))
+KEYS = {tenant: tenant * 16 for tenant in "abh"}
+LIMITS = (
+    ("a", TenantLimits(runs_per_minute=30.0, run_burst=1.0)),
+    ("b", TenantLimits(live_runs=1)),
+    ("h", TenantLimits(tokens_per_hour=1.0)),
+)
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
 
 Serve = Callable[..., AbstractAsyncContextManager[Any]]
@@ -47,6 +51,19 @@ async def test_a_tenant_over_its_rate_is_told_when_to_come_again_and_others_are_
         assert (await ask(served, "b")).status_code == 200
         metrics = await served.http.get("/metrics", headers=key("b"))
         assert 'flowserve_runs_refused_total{code="tenant_rate"} 1.0' in metrics.text
+
+
+async def test_a_tenant_without_tokens_left_is_told_when_the_hour_is_over(serve: Serve) -> None:
+    async with limited(serve) as served:
+        assert (await ask(served, "h")).status_code == 200
+        refused = await ask(served, "h")
+        body = refused.json()
+        assert (refused.status_code, body["code"], body["limit"]) == (429, "tenant_hour_tokens", 1.0)
+        assert body["left"] < 0 and 3500 < int(refused.headers["retry-after"])
+        chat = await served.http.post("/v1/chat/completions", json=CHAT, headers=key("h"))
+        error = chat.json()["error"]
+        assert (chat.status_code, error["code"]) == (429, "insufficient_quota")
+        assert "1 tokens are what you may take in an hour" in error["message"]
 
 
 async def test_a_tenant_with_all_its_runs_at_work_is_told_so(serve: Serve) -> None:
