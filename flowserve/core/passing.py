@@ -6,12 +6,14 @@ because it is longer. Proposals only; `dispatching` acts on them.
 from then on it goes when it is its turn. So whatever is sent ahead, nobody waits longer than that for it.
 
 *Groups* (`group_tokens`; BatchLLM's prefix sharing groups, arXiv 2412.03594). Calls whose prompts begin with the same
-`group_tokens` are a group, which begins when one of them goes to an engine and ends `near_s` later. Those that come or
-wait meanwhile go there too, one after the other, while the engine has room and is the only one that holds the prefix: it
-is computed once, by the first, and is used up before others need the memory. Where two engines hold it, or what more
-there is of a prompt, the placement decides. BatchLLM finds the best cut of the whole tree of prefixes, which it
-knows beforehand; ours is one depth, since calls arrive. It also orders groups by how much they write, and fills
-batches by memory: here order is the policy's, and `placement` fills engines by memory in any case.
+`group_tokens` are a group, which begins when one of them goes to an engine and ends `near_s` later; those with twice as much
+in common are a group within it, and so on, doubling. Those that come or wait meanwhile go there too, one after the other, while
+the engine has room and is the only one that holds what they have in common: it is computed once, by the first, and is used up
+before others need the memory. Of a call's groups the deepest counts, which saves most; so documents behind one instruction,
+which every engine holds, are groups of their own. Where two engines hold all of it, or what more there is of a prompt,
+the placement decides. BatchLLM finds the best cut of the whole tree of prefixes, which it knows beforehand; ours are cuts at
+fixed depths, since calls arrive. It also orders groups by how much they write, and fills batches by memory: here order is
+the policy's, and `placement` fills engines by memory in any case.
 
 The first is not waited for: vLLM finds the blocks of a prompt from the step on in which they are scheduled, so calls that
 arrive together compute a common prefix once.
@@ -81,33 +83,37 @@ def _length(state: "SchedulerState", task: "Task") -> float:
 
 
 def group_of(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Group | None:
-    """The group that `task` can join now: it lasts, and its engine is the only one that holds what they have in common."""
-    number, call = _common(state, task), task.call
-    if number is None or call is None:
-        return None
-    group = state.groups.get(number)
-    if group is None or group.until <= state.now or group.engine is call.avoid:
-        return None
-    return group if [engine for engine in engines if number in engine.resident] == [group.engine] else None
+    """The group that `task` can join now, of several the deepest: it lasts, and its engine is the only one that holds what they
+    have in common."""
+    call = task.call
+    assert call is not None
+    for number in reversed(_common(state, task)):
+        group = state.groups.get(number)
+        if group is None or group.until <= state.now or group.engine is call.avoid:
+            continue
+        if [engine for engine in engines if number in engine.resident] == [group.engine]:
+            return group
+    return None
 
 
 def went(state: "SchedulerState", task: "Task", engine: Engine) -> None:
-    """`task` goes to `engine`: a group begins there, unless it is of one that lasts."""
-    number = _common(state, task)
-    if number is None:
-        return
+    """`task` goes to `engine`: its groups begin there, but for those that last."""
     groups = state.groups
-    known = groups.get(number)
-    if known is None or known.until <= state.now:
-        groups.pop(number, None)
-        groups[number] = Group(engine, state.now + state.config.pool.near_s)
+    for number in _common(state, task):
+        known = groups.get(number)
+        if known is None or known.until <= state.now:
+            groups.pop(number, None)
+            groups[number] = Group(engine, state.now + state.config.pool.near_s)
     while groups and (len(groups) > MOST_GROUPS or next(iter(groups.values())).until <= state.now):
         del groups[next(iter(groups))]
 
 
-def _common(state: "SchedulerState", task: "Task") -> int | None:
-    """The number of what all of its group begin with. None: its prompt is shorter, or there are no groups."""
+def _common(state: "SchedulerState", task: "Task") -> list[int]:
+    """The numbers of what each of its groups begins with, the shallowest first; none where there are no groups."""
     pool, call = state.config.pool, task.call
     assert call is not None
-    depth = -(-pool.group_tokens // pool.prefix_tokens)
-    return call.prefix[depth - 1] if 0 < depth <= len(call.prefix) else None
+    depth, found = -(-pool.group_tokens // pool.prefix_tokens), []
+    while 0 < depth <= len(call.prefix):
+        found.append(call.prefix[depth - 1])
+        depth *= 2
+    return found

@@ -85,6 +85,36 @@ def test_where_two_engines_hold_what_they_have_in_common_the_placement_decides(k
     assert comes(bench, kit, "a2", "a") == [("a2", "e1")], "the fewest calls"
 
 
+def document(which: str, own: int) -> tuple[int, ...]:
+    """Numbers of a prompt of an instruction (4 numbers), a document (12) and a question."""
+    return tuple(i if i < 4 else ord(which) * 1000 + i if i < 16 else 10_000 * own + i for i in range(18))
+
+
+def test_documents_behind_one_instruction_that_every_engine_holds_are_groups_of_their_own(kit: ModuleType) -> None:
+    bench = pool(kit)
+    found = []
+    for number, which in enumerate("abaabb"):
+        if number == 1:
+            bench.feed(kit.e.KVChanged(kit.EngineId("e1"), stored=document("x", 9)[:4]))
+        bench.submit(one(kit), f"r{number}")
+        found += where(bench.measured(1, 1152, run=f"r{number}", limit=10, prefix=document(which, number + 1)))
+    assert [engine for _, engine in found] == ["e0", "e1", "e0", "e0", "e1", "e1"]
+
+
+def test_a_call_joins_the_deepest_of_its_groups(kit: ModuleType) -> None:
+    bench = pool(kit, engines=3)
+    numbers = document("a", 1)
+    bench.submit(one(kit), "r")
+    bench.measured(1, 1152, run="r", limit=10, prefix=numbers)
+    assert list(bench.state.groups) == [numbers[3], numbers[7], numbers[15]], "256, 512 and 1024 tokens"
+    assert comes(bench, kit, "x") == [("x", "e1")]
+    bench.submit(one(kit), "s")
+    [task] = bench.state.runs["s"].tasks.values()
+    bench.measured(1, 1152, run="s", limit=10, prefix=(*numbers[:7], *document("b", 2)[7:]))
+    assert task.place is not None and task.place.id == "e0", "with 256 in common"
+    assert list(bench.state.groups)[3:] == [document("b", 2)[7], document("b", 2)[15]]
+
+
 def test_a_group_goes_elsewhere_where_its_engine_has_no_room(kit: ModuleType) -> None:
     bench = pool(kit, window=2)
     assert [comes(bench, kit, f"a{n}", "a") for n in range(3)] == [[("a0", "e0")], [("a1", "e0")], [("a2", "e1")]]
