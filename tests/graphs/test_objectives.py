@@ -13,10 +13,12 @@ def grouped(b: PlanBuilder) -> dict[str, str]:
     return {node.name: plan.nodes[group].name for node, group in found if group is not None}
 
 
-def mapped(b: PlanBuilder, *deps: int, name: str = "map", **fields: int) -> tuple[int, int]:
+def mapped(
+    b: PlanBuilder, *deps: int, name: str = "map", block: int = 0, limit: int = 8, concurrency: int = 0
+) -> tuple[int, int]:
     """A map and its body, which is empty."""
     body = b.block()
-    return b.map(body, *deps, name=name, **fields), body
+    return b.map(body, *deps, name=name, block=block, limit=limit, concurrency=concurrency), body
 
 
 def test_the_items_of_a_map_are_a_group_and_what_stands_before_and_behind_it_is_not() -> None:
@@ -40,17 +42,17 @@ def test_everything_in_a_body_works_for_its_group_whatever_the_body_does() -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("limit", "concurrency", "expected"),
     [
-        ({"limit": 2}, {"say": "map"}),
-        ({"limit": 1}, {}),
-        ({"limit": 8, "concurrency": 2}, {"say": "map"}),
-        ({"limit": 8, "concurrency": 1}, {}),
+        (2, 0, {"say": "map"}),
+        (1, 0, {}),
+        (8, 2, {"say": "map"}),
+        (8, 1, {}),
     ],
 )
-def test_what_has_one_frame_at_a_time_is_a_chain(fields: dict[str, int], expected: dict[str, str]) -> None:
+def test_what_has_one_frame_at_a_time_is_a_chain(limit: int, concurrency: int, expected: dict[str, str]) -> None:
     b = PlanBuilder("w")
-    _, body = mapped(b, **fields)
+    _, body = mapped(b, limit=limit, concurrency=concurrency)
     b.llm(name="say", block=body)
     assert grouped(b) == expected
 
