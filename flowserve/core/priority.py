@@ -13,7 +13,7 @@ top of any policy when the first of each are compared (`service`, `queues`).
 |-----------------|------------------------------------------------------------------------|----------------------------------|
 | critical_path   | the remaining critical path, from learned durations                    | the default                      |
 | shortest_work   | remaining model calls, summed                                          | SRPT (Schrage 1968)              |
-| srpt            | the same, its present calls as long as they are predicted              | SRPT with learned lengths        |
+| srpt            | the same, its calls as long as predicted, its votes as they stand      | SRPT with learned lengths        |
 | trail           | the same; a shorter call pushes a longer one of its tier out           | TRAIL (arXiv 2410.01035)         |
 | shortest_time   | path, and work over how many are served at once: if it were alone      | Graham's bound (1966)            |
 | memory_time     | path, times the KV its present calls will need over what a call needs  | MARS (arXiv 2410.18248)          |
