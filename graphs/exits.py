@@ -56,8 +56,8 @@ def early_exit(
 
 def from_data(data: dict[str, Any]) -> ExitSpec:
     """What a spec or a client has written; the keys have been checked."""
-    think = data.get("think")
-    return ExitSpec(**data | {"think": tuple(think) if isinstance(think, list) else think})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return ExitSpec(**given)
 
 
 def check_exit(name: str, output: dict[str, Any] | None, sampling: dict[str, Any], problems: list[Problem]) -> None:

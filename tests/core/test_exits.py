@@ -12,7 +12,7 @@ from flowserve.core.stopping.rules import Continue, ProbeAt, Stop
 from flowserve.core.stopping.signals import Trial
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import ExitSpec, Plan
-from flowserve.ids import RunId, TaskId
+from flowserve.ids import EngineId, RunId, TaskId
 
 EXIT = ExitSpec("number")
 CALL = (RunId("r"), TaskId(1))
@@ -39,7 +39,7 @@ def test_an_unsure_trial_asks_for_the_next_and_a_sure_one_ends_the_call(kit: Mod
     assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 70, 0, 0.98, 5))) == ["fork 1 at e0 from 134"]
     bench.tokens(1, 80)
     [exit] = bench.feed(e.TrialAnswered(*CALL, 1, 140, 1, 0.9995, 5))
-    assert exit == c.Exit(*CALL, 1, "e0", 1, "confidence 0.99950 > 0.999 at 140 tokens")
+    assert exit == c.Exit(*CALL, 1, EngineId("e0"), 1, "confidence 0.99950 > 0.999 at 140 tokens")
     assert kit.brief(bench.finish(1)) == ["completed 1", "complete r"]
 
 
@@ -133,7 +133,7 @@ def test_a_rule_that_wants_answers_only_is_told_answers_only(kit: ModuleType) ->
     bench.submit(one_call(kit))
     told = (("every", 16.0), ("window", 2.0))
     [*_, fork] = bench.measured(1, rule="certaindex", rule_args=told)
-    assert fork == c.Fork(*CALL, 1, "e0", 16, confident=False)
+    assert fork == c.Fork(*CALL, 1, EngineId("e0"), 16, confident=False)
     assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 16, 0, None, 5))) == ["fork 1 at e0 from 32"]
     assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 32, 0, None, 5, hesitates=True))) == ["fork 1 at e0 from 48"]
     assert kit.brief(bench.feed(e.TrialAnswered(*CALL, 1, 48, 0, None, 5))) == ["fork 1 at e0 from 64"]

@@ -318,9 +318,12 @@ async def test_a_folder_of_certificates_is_read(tmp_path: Path) -> None:
 
 
 def certificate(subject: Subject, created: datetime, expires: datetime) -> Certificate:
-    figures = {field.name: 0.0 for field in fields(Certificate)} | {"num_problems": 900, "num_trajectories": 900}
+    figures: dict[str, Any] = {field.name: 0.0 for field in fields(Certificate)} | {
+        "num_problems": 900,
+        "num_trajectories": 900,
+    }
     counts = dict.fromkeys(("stopped", "harmed", "rescued", "differing"), 0)
-    known = {"rule": "deer", "args": {"apart": 16.0}, "bank": "", "revoked": None, "created": created}
+    known: dict[str, Any] = {"rule": "deer", "args": {"apart": 16.0}, "bank": "", "revoked": None, "created": created}
     return Certificate(**{**figures, **counts, **known, "subject": subject, "expires": expires})
 
 
