@@ -69,6 +69,7 @@ async def ask(fork: Call, engine: Engine, exit: ExitSpec, told: Callable[[Tokens
     stream.push(fork.segments[-1].ids)  # some tokenizers write a space only between words
     text, starts, chances = "", [], []
     read: Read | None = None
+    closed = False
     async with aclosing(engine.generate(fork)) as outputs:  # type: ignore[type-var]
         async for output in outputs:
             told(output.count)

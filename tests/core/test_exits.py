@@ -4,6 +4,7 @@ from types import ModuleType
 
 import pytest
 
+from flowserve.config import PoolConfig
 from flowserve.core import commands as c
 from flowserve.core import events as e
 from flowserve.core.events import Code, Loss
@@ -126,6 +127,17 @@ def test_a_stop_says_what_the_rule_saw() -> None:
     assert CHAIN_RULES[DEFAULT_RULE]({"threshold": 0.5}).observe(Trial(1_216, 3, 0.75, 9)) == Stop(
         3, "confidence 0.75000 > 0.5 at 1,216 tokens"
     )
+
+
+@pytest.mark.parametrize("exit", [None, EXIT], ids=["plain", "may end early"])
+def test_a_call_that_may_end_early_is_at_one_engine_only(kit: ModuleType, exit: ExitSpec | None) -> None:
+    bench = kit.Bench(engines=2, measure=True, pool=PoolConfig(hedge_after_s=1.0, hedge_share=1.0))
+    for name in ("e0", "e1"):
+        bench.engine(name, restart=True)
+    bench.submit(one_call(kit, exit), tier="interactive")
+    bench.measured(1)
+    hedged = [line for line in kit.brief(bench.tick(1.5)) if line.startswith("hedge")]
+    assert hedged == ([] if exit is not None else ["hedge 1 at e1"])
 
 
 def test_a_rule_that_wants_answers_only_is_told_answers_only(kit: ModuleType) -> None:

@@ -188,7 +188,8 @@ async def test_cancelling_the_run_ends_the_call_and_its_trial_in_one_step() -> N
 def without(*missing: str) -> Callable[[dict[str, Any]], FakeEngine]:
     def make(replies: dict[str, Any]) -> FakeEngine:
         engine = FakeEngine(replies)
-        engine._capabilities = replace(engine.capabilities, **dict.fromkeys(missing, False))
+        lacks: dict[str, Any] = dict.fromkeys(missing, False)
+        engine._capabilities = replace(engine.capabilities, **lacks)
         return engine
 
     return make
