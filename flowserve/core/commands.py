@@ -6,8 +6,10 @@ events.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import get_args
 
 from flowserve.core.events import Code
+from flowserve.core.quick import quick
 from flowserve.ids import BlockId, EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
 
 
@@ -70,6 +72,7 @@ class Over:
     """What there is of it; below 0: more was taken than came in."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Spending:
     """What model calls took. A call counts from its dispatch on; one that is taken back before its first token has only taken
@@ -468,3 +471,6 @@ Command = (
     | Close
     | WakeAt
 )
+
+for command in get_args(Command):
+    quick(command)

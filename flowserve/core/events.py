@@ -7,8 +7,10 @@ arrives about an older attempt is stale and ignored.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import get_args
 
 from flowserve.core.predict.base import Call
+from flowserve.core.quick import quick
 from flowserve.core.stopping.chains import DEFAULT_RULE
 from flowserve.graphs.plan import Budget, Plan
 from flowserve.ids import EngineId, FrameId, NodeId, RunId, Seconds, TaskId, Tokens
@@ -382,3 +384,6 @@ Event = (
     | Learned
     | Tick
 )
+
+for event in get_args(Event):
+    quick(event)

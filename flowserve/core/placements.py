@@ -31,6 +31,7 @@ from typing import Any
 
 from flowserve.core.engine_state import Engine
 from flowserve.core.estimates import Figure
+from flowserve.core.quick import quick
 from flowserve.ids import Seconds, Tokens
 
 SLOWEST = 100.0
@@ -56,6 +57,7 @@ Program = tuple[str, str]
 """Whose calls belong together: (tenant, session), or (run, "") where nobody named a session."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is known of a call that is being placed, and how to ask about an engine."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowserve.core.commands import Spending, Status
+from flowserve.core.quick import quick
 from flowserve.graphs.plan import Budget
 from flowserve.ids import RunId, Seconds, Tokens
 from flowserve.runtime.votes import Tally
@@ -37,6 +38,7 @@ class SubmitOptions:
     """Somebody reads along. False: engines may send what they write in larger pieces."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """One thing that happened in a run, in order, from 1. Kept until the run is forgotten.

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from flowserve.core.quick import quick
 from flowserve.graphs.output_length import Length
 from flowserve.ids import NodeId, Tokens
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Call:
     """What is known of a model call before it is made."""
@@ -26,6 +28,7 @@ class Call:
     """What the schema of its output says, over all choices; None: it has none, or answers were longer."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Tokens of output, as a distribution."""
