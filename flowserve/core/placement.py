@@ -20,10 +20,11 @@ for as long as computing those tokens elsewhere would take, then it goes elsewhe
 twice what the better choice would have cost (the ski-rental bound).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flowserve.config import PoolConfig
 from flowserve.core import load
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
@@ -42,16 +43,28 @@ MEMORY_FULL = 0.9
 
 def place(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:
     """The best of `engines` that has room for `task` now; one that gave it up only if no other has. None: none."""
-    call = task.call
-    assert call is not None
-    found = []
-    for engine in engines:
-        full = engine.seats and engine.seats + call.choices > engine.limit  # asked first: the usual reason
-        if not full and takes_calls(engine) and has_room(state, engine, call) and may_join(state, engine, task):
-            found.append(engine)
+    found = _with_room(state, engines, task)
     if len(found) < 2:
         return found[0] if found else None
     return state.placement.choose(asked(state, task), found, state.placed)
+
+
+def _with_room(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> list[Engine]:
+    call, pool = task.call, state.config.pool
+    assert call is not None
+    choices, need = call.choices, load.need_tokens(state, call)
+    anywhere = not pool.tier_slowdown or not tier(task.run.level, state.config)
+    found = []
+    for engine in engines:
+        full = engine.seats and engine.seats + choices > engine.limit  # asked first: the usual reason
+        if (
+            not full
+            and takes_calls(engine)
+            and _fits(pool, engine, choices, need, engine.seats, engine.backlog, engine.reserved)
+            and (anywhere or may_join(state, engine, task))
+        ):
+            found.append(engine)
+    return found
 
 
 def asked(state: "SchedulerState", task: "Task") -> Asked:
@@ -67,18 +80,10 @@ def asked(state: "SchedulerState", task: "Task") -> Asked:
         is_throughput_bound(task, state.config),
         state.now,
         state.config.pool.decode_weight,
-        partial(_resident, state, task) if may_reuse(task) else _nothing,
+        _held(state, task),
         partial(pace, state),
         partial(prefill_s, state),
     )
-
-
-def _resident(state: "SchedulerState", task: "Task", engine: Engine) -> Tokens:
-    return resident(state, engine, task)
-
-
-def _nothing(engine: Engine) -> Tokens:
-    return 0
 
 
 def took(state: "SchedulerState", task: "Task", engine: Engine) -> None:
@@ -122,30 +127,45 @@ def has_room(state: "SchedulerState", engine: Engine, call: ModelCall, without: 
     seats, backlog, reserved = engine.seats, engine.backlog, engine.reserved
     if without is not None:
         seats, backlog, reserved = seats - without.choices, backlog - without.prefill, reserved - without.reserve
+    return _fits(state.config.pool, engine, call.choices, load.need_tokens(state, call), seats, backlog, reserved)
+
+
+def _fits(
+    pool: PoolConfig, engine: Engine, choices: int, need: Tokens, seats: int, backlog: Tokens, reserved: Tokens
+) -> bool:
+    """Is there room for `choices` that will need so much KV, beside what takes these seats and tokens?"""
     if not seats:
         return engine.limit > 0
-    if seats + call.choices > engine.limit:
+    if seats + choices > engine.limit:
         return False
     if engine.backlog_limit and backlog >= engine.backlog_limit:
         return False
     if engine.waiting and not backlog and engine.kv_used >= MEMORY_FULL:
         return False
-    full = state.config.pool.kv_fill * engine.room_tokens
-    return not engine.room_tokens or reserved + load.need_tokens(state, call) <= full
+    return not engine.room_tokens or reserved + need <= pool.kv_fill * engine.room_tokens
 
 
 def resident(state: "SchedulerState", engine: Engine, task: "Task") -> Tokens:
     """Tokens of the prompt that `engine` is thought to hold. At least one token of a prompt is always computed."""
+    return _held(state, task)(engine)
+
+
+def _held(state: "SchedulerState", task: "Task") -> Callable[[Engine], Tokens]:
+    """`resident` of one task, for many engines."""
     call = task.call
-    if call is None:
-        return 0
+    if call is None or not may_reuse(task):
+        return _nothing
+    most = max(0, load.prompt_tokens(state, call) - 1)
     if call.prefix:
-        held = engine.resident.longest(call.prefix) * state.config.pool.prefix_tokens
-    else:
-        key = session_of(task)
-        home, tokens = state.homes.get(key, (None, 0)) if key is not None else (None, 0)
-        held = tokens if home is engine else 0
-    return max(0, min(held, load.prompt_tokens(state, call) - 1)) if held else 0
+        prefix, size = call.prefix, state.config.pool.prefix_tokens
+        return lambda engine: min(engine.resident.longest(prefix) * size, most)
+    key = session_of(task)
+    home, tokens = state.homes.get(key, (None, 0)) if key is not None else (None, 0)
+    return lambda engine: min(tokens, most) if engine is home else 0
+
+
+def _nothing(engine: Engine) -> Tokens:
+    return 0
 
 
 def session_of(task: "Task") -> tuple[str, str] | None:
@@ -166,20 +186,27 @@ def program_of(task: "Task") -> Program:
 
 def home(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:
     """The engine worth waiting for, where it is not the one that has room: see *Stickiness*."""
-    call = task.call
+    call, pool = task.call, state.config.pool
     assert call is not None
     if not state.placement.waits or call.waited or not may_reuse(task):
         return None
+    choices, need = call.choices, load.need_tokens(state, call)
+    full = [
+        engine
+        for engine in engines
+        if not _fits(pool, engine, choices, need, engine.seats, engine.backlog, engine.reserved)
+    ]
+    if not full:
+        return None
+    held = _held(state, task)
     best: Engine | None = None
-    most = state.config.pool.sticky_tokens - 1
+    most = pool.sticky_tokens - 1
     for engine in engines:
         if engine.health is Health.UP and engine.drain is Drain.NO and engine is not call.avoid:
-            held = resident(state, engine, task)
-            if held > most:
-                best, most = engine, held
-    if best is None or best.pause_until or has_room(state, best, call):
-        return None
-    return best
+            there = held(engine)
+            if there > most:
+                best, most = engine, there
+    return best if best in full and not best.pause_until else None
 
 
 def patience_s(state: "SchedulerState", engine: Engine, task: "Task") -> Seconds:

@@ -21,7 +21,7 @@ def quick(cls: type[T]) -> type[T]:
     names: dict[str, Any] = {"_become": object.__setattr__, "_draft": draft, "_whole": cls, "_MISSING": MISSING}
     parameters = ["self", *(_parameter(field, names) for field in found)]
     body = ["_become(self, '__class__', _draft)", *map(_filled, found), "self.__class__ = _whole"]
-    exec(f"def __init__({', '.join(parameters)}):\n " + "\n ".join(body), names)  # noqa: S102  # of names of fields alone, as dataclasses do it
+    exec(f"def __init__({', '.join(parameters)}):\n " + "\n ".join(body), names)  # noqa: S102  # as dataclass does
     made = names["__init__"]
     made.__qualname__, made.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
     cls.__init__ = made  # type: ignore[method-assign]

@@ -16,10 +16,12 @@ LEAST_SPREAD = 2.0
 class StepTime:
     """Of one engine."""
 
-    __slots__ = ("count", "n", "nn", "ns", "s")
+    __slots__ = ("_line", "count", "n", "nn", "ns", "s")
 
     def __init__(self) -> None:
         self.count = self.n = self.s = self.nn = self.ns = 0.0
+        self._line: tuple[Seconds, Seconds] | None = None
+        """Asked for far more often than a span ends."""
 
     def add(self, calls: float, seconds: Seconds) -> None:
         """A span in which `calls` were decoding on average and a step took `seconds`."""
@@ -28,9 +30,13 @@ class StepTime:
         self.s = FADING * self.s + seconds
         self.nn = FADING * self.nn + calls * calls
         self.ns = FADING * self.ns + calls * seconds
+        self._line = self._fitted()
 
     def line(self) -> tuple[Seconds, Seconds] | None:
         """(a, b), both above 0; None: not known."""
+        return self._line
+
+    def _fitted(self) -> tuple[Seconds, Seconds] | None:
         if self.count < LEAST_SPANS:
             return None
         mean_n, mean_s = self.n / self.count, self.s / self.count
