@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from flowserve.core import budgets, exits, placement, sampling, tasks
 from flowserve.core.commands import Role
-from flowserve.core.engine_state import Drain, Engine, Health
+from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
 from flowserve.core.passing import MOST_GROUPS
 from flowserve.core.placements import MOST_PINS, MOST_SENT
 from flowserve.core.priority import is_throughput_bound, tier
@@ -20,6 +20,16 @@ from flowserve.core.story import story
 from flowserve.errors import InternalError
 from flowserve.graphs.plan import Kind
 from flowserve.ids import FrameId
+
+READY, RUNNING, OPEN, JOINING, RETRYING, COMPLETED = (
+    Phase.READY, Phase.RUNNING, Phase.OPEN, Phase.JOINING, Phase.RETRYING, Phase.COMPLETED,
+)  # fmt: skip
+WITH_PARTS = (OPEN, JOINING)
+NODE, STEP, AGENT_TOOL = Role.NODE, Role.STEP, Role.TOOL
+LLM, TOOL, SEARCH = Kind.LLM, Kind.TOOL, Kind.SEARCH
+WIDE, ONE_AT_A_TIME = (Kind.MAP, Kind.SAMPLE, Kind.RACE), (Kind.SWITCH, Kind.LOOP)
+KNOWN, HELD, EARLY = Width.KNOWN, Width.HELD, (Width.GROWS, Width.HELD)
+"""Asked of every task after every step; an attribute of an Enum takes as long as five of a module (CPython 3.11)."""
 
 
 def check(state: SchedulerState) -> None:
@@ -105,9 +115,10 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
     yield from _spent(run)
     if run.rank != state.policy.rank(run, state.config):
         yield f"{run!r} has rank {run.rank}, policy says {state.policy.rank(run, state.config)}"
-    undone = [node for node in run.by_tail if run.frames[FrameId(0)].nodes[run.shape.position[node]] is not None]
-    if undone and run.by_tail[run.pointer] != undone[0]:
-        yield f"{run!r} points at node {run.by_tail[run.pointer]}, the longest tail left is node {undone[0]}"
+    nodes, position = run.frames[FrameId(0)].nodes, run.shape.position
+    longest = next((node for node in run.by_tail if nodes[position[node]] is not None), None)
+    if longest is not None and run.by_tail[run.pointer] != longest:
+        yield f"{run!r} points at node {run.by_tail[run.pointer]}, the longest tail left is node {longest}"
     if any(node not in run.shape.degradable for node in run.taken) or (run.taken and not run.may_degrade):
         yield f"{run!r} is degraded at {run.taken}"
     calls = [task.call for task in run.tasks.values() if task.call is not None]
@@ -122,19 +133,26 @@ def _run(state: SchedulerState, run: Run) -> Iterator[str]:
     for task in run.tasks.values():
         yield from _task(state, run, task)
         yield from _phase(task)
-        yield from _reduced(task)
-        yield from _exit(task)
+        if task.reduced is not None:
+            yield from _reduced(task, task.reduced)
+        if task.call is not None:
+            yield from _exit(task, task.call)
 
 
 def _spent(run: Run) -> Iterator[str]:
     """What a run has spent is what its nodes have."""
-    told = run.spent.told()
-    nodes = [spent.told() for spent in run.by_node.values()]
-    counts = tuple(sum(getattr(node, name) for node in nodes) for name in ("prompt", "cached", "output"))
-    if (told.prompt, told.cached, told.output) != counts or min(counts) < 0:
-        yield f"{run!r} counts {told}, its nodes {nodes}"
-    if abs(told.seconds - sum(node.seconds for node in nodes)) > 1e-6 * max(1.0, told.seconds):
-        yield f"{run!r} counts {told.seconds} s at engines, its nodes {nodes}"
+    spent, nodes = run.spent, run.by_node.values()
+    prompt = cached = output = 0
+    seconds = 0.0
+    for node in nodes:
+        prompt += node.prompt
+        cached += node.cached
+        output += node.output
+        seconds += node.seconds
+    if (spent.prompt, spent.cached, spent.output) != (prompt, cached, output) or min(prompt, cached, output) < 0:
+        yield f"{run!r} counts {spent}, its nodes {list(nodes)}"
+    if abs(spent.seconds - seconds) > 1e-6 * max(1.0, spent.seconds):
+        yield f"{run!r} counts {spent.seconds} s at engines, its nodes {list(nodes)}"
     if run.prepaid < 0 or run.prepaid_money < 0:
         yield f"{run!r} has prepaid {run.prepaid} tokens and {run.prepaid_money}"
 
@@ -144,15 +162,16 @@ def _frame(run: Run, frame: Frame) -> Iterator[str]:
         yield f"{frame!r} is not listed"
     owner = frame.owner
     if owner is not None:
-        at_work = Phase.RUNNING if owner.kind is Kind.DYNAMIC else Phase.OPEN
+        at_work = RUNNING if owner.kind is Kind.DYNAMIC else OPEN
         if run.tasks.get(owner.id) is not owner or owner.phase is not at_work:
             yield f"{frame!r} works for {owner!r}"
         elif owner.expansion is None or owner.expansion.live.get(frame.id) is not frame:
             yield f"{frame!r} is unknown to {owner!r}"
-    position = run.shape.position
-    for place, node in enumerate(frame.block.nodes):
-        waits = sum(frame.nodes[position[dep]] is not None for dep in node.deps)
-        stands = frame.nodes[place]
+    position, nodes = run.shape.position, frame.nodes
+    for stands, node in zip(nodes, frame.block.nodes, strict=True):
+        if stands is None:
+            continue
+        waits = len(node.deps) - [nodes[position[dep]] for dep in node.deps].count(None)
         if isinstance(stands, Task):
             if (
                 waits != _began_early(stands)
@@ -161,37 +180,37 @@ def _frame(run: Run, frame: Frame) -> Iterator[str]:
                 or run.tasks.get(stands.id) is not stands
             ):
                 yield f"{frame!r}: node {node.id} waits for {waits} and has {stands!r}"
-        elif stands is not None and (stands != waits or not waits):
+        elif stands != waits or not waits:
             yield f"{frame!r}: node {node.id} waits for {waits}, counts {stands}"
-    unfinished = sum(stands is not None for stands in frame.nodes)
+    unfinished = len(nodes) - nodes.count(None)
     if frame.unfinished != unfinished or not unfinished:
         yield f"{frame!r}: {unfinished} nodes are not done"
 
 
 def _began_early(task: Task) -> bool:
     """Its list is still being written, and that is all it waits for."""
-    return task.expansion is not None and task.expansion.sure in (Width.GROWS, Width.HELD)
+    return task.expansion is not None and task.expansion.sure in EARLY
 
 
 def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
     """Links of a task to what is around it."""
     if task.run is not run or run.frames.get(task.frame.id) is not task.frame:
         yield f"{task!r} hangs in the air"
-    if task.role is Role.NODE and task.frame.nodes[run.shape.position[task.node.id]] is not task:
+    if task.role is NODE and task.frame.nodes[run.shape.position[task.node.id]] is not task:
         yield f"{task!r} is unknown to {task.frame!r}"
-    if (task.role is Role.NODE) != (task.parent is None):
+    if (task.role is NODE) != (task.parent is None):
         yield f"{task!r} has parent {task.parent!r}"
     if task.parent is not None:
         parts = task.parent.expansion.parts if task.parent.expansion is not None else {}
         if parts.get(task.id) is not task:
             yield f"{task!r} is unknown to its agent"
-    queues, window = _room_of(state, task)
-    waits = task.lane.queue if task.lane is not None else None
+    window = _window_of(state, task)
+    needs_room = window is not None or _calls_model(task)
     measuring = task.call is not None and state.config.measure and not task.call.measured
-    if (waits in queues) != (task.phase is Phase.READY and bool(queues) and not measuring):
+    waits = task.lane is not None and _may_wait_in(state, task, window, task.lane.queue)
+    if waits != (task.phase is READY and needs_room and not measuring):
         yield f"{task!r} waits in {task.lane}"
-    holds = task.place is not None
-    if holds != (task.phase is Phase.RUNNING and bool(queues)):
+    if (task.place is not None) != (task.phase is RUNNING and needs_room):
         yield f"{task!r} runs in {task.place!r}"
     if task.place is not None:
         if window is not None and task.place is not window:
@@ -200,37 +219,42 @@ def _task(state: SchedulerState, run: Run, task: Task) -> Iterator[str]:
             yield f"{task!r} is unknown to {task.place!r}"
 
 
-def _room_of(state: SchedulerState, task: Task) -> tuple[list[ReadyQueue], Window | None]:
-    """Where `task` may wait for room, and whose room it is if that is a window."""
-    if task.role is Role.STEP or task.kind is Kind.LLM:
-        model = state.queue_of(task.run.shape.models[task.node.id])
-        return [model, *(engine.queue for engine in state.engines.values())], None
-    if task.role is Role.TOOL or task.kind is Kind.TOOL:
-        return [state.tools.queue], state.tools
-    if task.kind is Kind.SEARCH:
-        return [state.searches.queue], state.searches
-    return [], None
+def _calls_model(task: Task) -> bool:
+    return task.role is STEP or task.kind is LLM
 
 
-def _reduced(task: Task) -> Iterator[str]:
+def _window_of(state: SchedulerState, task: Task) -> Window | None:
+    """Whose room `task` takes, if that is a window."""
+    if _calls_model(task):
+        return None
+    if task.role is AGENT_TOOL or task.kind is TOOL:
+        return state.tools
+    return state.searches if task.kind is SEARCH else None
+
+
+def _may_wait_in(state: SchedulerState, task: Task, window: Window | None, queue: ReadyQueue) -> bool:
+    if window is not None:
+        return queue is window.queue
+    if not _calls_model(task):
+        return False
+    model = state.models.get(task.run.shape.models[task.node.id])
+    return queue is model or any(queue is engine.queue for engine in state.engines.values())
+
+
+def _reduced(task: Task, to: int) -> Iterator[str]:
     """Nothing is degraded but what was declared, and to no less than was declared."""
-    node, to, expansion = task.node, task.reduced, task.expansion
-    if to is None:
-        return
+    node, expansion = task.node, task.expansion
     if node.degrade is None or not task.run.may_degrade or not node.degrade.least <= to < node.limit:
         yield f"{task!r} is degraded to {to}"
     elif expansion is not None and task.kind is Kind.SAMPLE and expansion.width != to:
         yield f"{task!r} is degraded to {to} samples and draws {expansion.width}"
-    elif (
-        expansion is not None and task.kind is Kind.LOOP and (task.phase is not Phase.JOINING or expansion.opened != to)
-    ):
+    elif expansion is not None and task.kind is Kind.LOOP and (task.phase is not JOINING or expansion.opened != to):
         yield f"{task!r} is degraded to {to} rounds and has begun {expansion.opened}"
 
 
-def _exit(task: Task) -> Iterator[str]:
+def _exit(task: Task, call: ModelCall) -> Iterator[str]:
     """Only what was declared so ends early, by a rule that has begun, and once."""
-    call = task.call
-    if call is None or (call.rule is None and call.fork_at is None and not call.exited):
+    if call.rule is None and call.fork_at is None and not call.exited:
         return
     if exits.spec_of(task) is None or call.rule is None or call.rival is not None:
         yield f"{task!r} may not end early, and is asked to"
@@ -241,27 +265,27 @@ def _exit(task: Task) -> Iterator[str]:
 def _phase(task: Task) -> Iterator[str]:
     """What a task has in each phase."""
     expansion, phase = task.expansion, task.phase
-    if phase >= Phase.COMPLETED:
+    if phase >= COMPLETED:
         yield f"{task!r} is over and still listed"
-    if phase is Phase.RETRYING and (task.timer is None or expansion is not None):
+    if phase is RETRYING and (task.timer is None or expansion is not None):
         yield f"{task!r} does not wait for its back-off"
-    limited = task.role is Role.NODE and task.node.timeout_s is not None
+    limited = task.role is NODE and task.node.timeout_s is not None
     if phase in tasks.AT_WORK and (task.timer is not None) != limited:
         yield f"{task!r} has the time limit {task.timer!r}"
     if expansion is None:
-        if phase in (Phase.OPEN, Phase.JOINING):
+        if phase in WITH_PARTS:
             yield f"{task!r} has no parts"
         return
-    if phase is Phase.JOINING and (expansion.live or expansion.parts):
+    if phase is JOINING and (expansion.live or expansion.parts):
         yield f"{task!r} has parts at work: {list(expansion.live)}, {list(expansion.parts)}"
-    if expansion.sure is not Width.KNOWN and (task.node.streams is None or phase is not Phase.OPEN):
+    if expansion.sure is not KNOWN and (task.node.streams is None or phase is not OPEN):
         yield f"{task!r} has begun early"
-    if expansion.sure is Width.HELD and expansion.opened:
+    if expansion.sure is HELD and expansion.opened:
         yield f"{task!r} has frames although one of them failed"
     at_work = expansion.live or expansion.parts or expansion.unlabelled
-    if phase is Phase.OPEN and not at_work and expansion.sure is Width.KNOWN:
+    if phase is OPEN and not at_work and expansion.sure is KNOWN:
         yield f"{task!r} is open for nothing"
-    if task.kind in (Kind.MAP, Kind.SAMPLE, Kind.RACE) and phase is Phase.OPEN:
+    if task.kind in WIDE and phase is OPEN:
         accounted = len(expansion.live) + len(expansion.done) + expansion.failed
         if accounted != expansion.opened or expansion.opened > expansion.width:
             yield f"{task!r} opened {expansion.opened} frames of {expansion.width}, {accounted} are accounted for"
@@ -269,7 +293,7 @@ def _phase(task: Task) -> Iterator[str]:
         least = min(room, rest, sampling.certain(task))
         if not least <= len(expansion.live) <= min(room, rest):
             yield f"{task!r} has {len(expansion.live)} frames at work, wants {least}, room for {room}"
-    if task.kind in (Kind.SWITCH, Kind.LOOP) and len(expansion.live) > 1:
+    if task.kind in ONE_AT_A_TIME and len(expansion.live) > 1:
         yield f"{task!r} has {len(expansion.live)} frames at work"
 
 
