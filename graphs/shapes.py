@@ -60,7 +60,7 @@ _PLAIN = frozenset({str, bool, int, type(None)})
 
 def not_finite(value: object) -> str | None:
     """Pointer of a NaN or infinity in parsed JSON, or None. Raises RecursionError for what is too deep."""
-    return None if _is_finite(value, MAX_DEPTH) else _place_of_nan(value)
+    return None if type(value) in _PLAIN or _is_finite(value, MAX_DEPTH) else _place_of_nan(value)
 
 
 def _is_finite(value: object, depth: int) -> bool:

@@ -7,7 +7,7 @@ chooses: where, when, how often and how long come with the command.
 import inspect
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -240,10 +240,10 @@ class Executor:
 
     # --- everything else ------------------------------------------------------------------------------------
 
-    async def tool(self, run: Run, task: TaskState, emit: Emit) -> Any:
+    def tool(self, run: Run, task: TaskState, emit: Emit) -> Coroutine[Any, Any, Any]:
         """A TOOL node: the checked result."""
         spec = run.program.plan.tools[task.node.target]
-        return await self._call_tool(run, task, spec, task.frame.arguments(task.node), emit)
+        return self._call_tool(run, task, spec, task.frame.arguments(task.node), emit)
 
     async def agent_tool(self, run: Run, task: TaskState, emit: Emit) -> None:
         """A tool call that a model asked for; its arguments are checked like any input from outside.

@@ -128,7 +128,8 @@ class Reporter:
         self, run: Run, kind: str, node: str | None = None, task: int | None = None, data: dict[str, Any] | None = None
     ) -> None:
         """Append the next event to the run's log."""
-        run.log.append(RunEvent(run.log.last_seq + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
+        log = run.log
+        log.append(RunEvent(len(log.events) + 1, run.id, self._clock.wall(), kind, node, task, data or {}))
 
 
 def spending_data(spent: Spending | None) -> dict[str, float | None]:

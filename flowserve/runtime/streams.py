@@ -8,7 +8,7 @@ long as the run is remembered.
 import asyncio
 from collections.abc import AsyncIterator
 
-from flowserve.runtime.records import RunEvent
+from flowserve.runtime.records import TERMINAL, RunEvent
 
 YIELD_EVERY = 64
 """A follower that replays a long log gives the loop back this often, so that one reader cannot freeze a server."""
@@ -19,21 +19,19 @@ class EventLog:
 
     def __init__(self) -> None:
         self.events: list[RunEvent] = []
+        self.closed = False
+        """The terminal event is in."""
         self._more: asyncio.Future[None] | None = None
 
     @property
     def last_seq(self) -> int:
         return len(self.events)
 
-    @property
-    def closed(self) -> bool:
-        """The terminal event is in."""
-        return bool(self.events) and self.events[-1].terminal
-
     def append(self, event: RunEvent) -> None:
         """Add the next event (`event.seq` is `last_seq + 1`) and wake the followers."""
         assert event.seq == len(self.events) + 1 and not self.closed
         self.events.append(event)
+        self.closed = event.type in TERMINAL
         if self._more is not None:
             if not self._more.done():
                 self._more.set_result(None)
