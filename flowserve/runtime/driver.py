@@ -38,6 +38,7 @@ from flowserve.runtime.failures import code_of, error_for, reason, retry_after
 from flowserve.runtime.flights import Flights
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.heads import Heads
+from flowserve.runtime.jobs import Jobs
 from flowserve.runtime.limits import exhausted, limited, too_late
 from flowserve.runtime.pool import Pool, Seat
 from flowserve.runtime.prompts import PromptFormats
@@ -98,7 +99,8 @@ class Driver:
         self._queue: deque[e.Event] = deque()
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(self._spawn)
         self._warned: set[EngineId] = set()
         """Engines that were said not to be able to answer trials."""
         self._own_loop: asyncio.AbstractEventLoop | None = None
@@ -162,10 +164,10 @@ class Driver:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something until the runtime closes."""
-        job = self._loop().create_task(coroutine)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return job
+        task = self._loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Stop every job and wait for it. Events that still wait are handled first: cancelled runs end here."""
@@ -173,10 +175,11 @@ class Driver:
             self._drain()
         if self._timer is not None:
             self._timer.cancel()
-        jobs = list(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        self._jobs.drop()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._threads.close()
 
     # --- commands: runs and frames ----------------------------------------------------------------------------
@@ -474,7 +477,7 @@ class Driver:
 
     def _start(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
         task.dispatch = command
-        task.jobs[command.engine] = self._spawn(self._job(run, task, command))
+        task.jobs[command.engine] = self._jobs.start(self._job(run, task, command))
 
     async def _job(self, run: Run, task: TaskState, command: c.Dispatch) -> None:
         """Do the work, then say how it ended. A cancelled job says nothing: the scheduler knows."""
@@ -514,7 +517,7 @@ class Driver:
         if task.node.kind is Kind.DYNAMIC:
             value = await dynamic.execute(run, task, command.attempt, self.post, self._progress)
         else:
-            value = await self._cached(run, task, command)
+            value = await (self._cached if task.node.cache else self._leaf)(run, task, command)
         task.frame.values[task.node.id] = value
         return done if command.engine is None else self._answered(run, task, command)
 

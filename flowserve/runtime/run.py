@@ -22,6 +22,7 @@ from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.items import ItemList
+from flowserve.runtime.jobs import Job
 from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
 from flowserve.runtime.streams import EventLog
 
@@ -41,7 +42,7 @@ class TaskState:
     attempt: int = 0
     parent: "TaskState | None" = None
     """Agent steps and tool calls: the agent's task."""
-    jobs: dict[EngineId | None, asyncio.Task[None]] = field(default_factory=dict)
+    jobs: dict[EngineId | None, Job] = field(default_factory=dict)
     """The coroutines at work on the current attempt: one, or for a hedged call one per engine."""
     dispatch: Dispatch | None = None
     """What the current attempt was started by."""
