@@ -33,6 +33,9 @@ from flowserve.core.state import Expansion, Phase, SchedulerState, Task, Window
 from flowserve.graphs.plan import Kind
 from flowserve.ids import Seconds, Tokens
 
+RUNNING, DYNAMIC, SEARCH, STEP, NODE = Phase.RUNNING, Kind.DYNAMIC, Kind.SEARCH, Role.STEP, Role.NODE
+"""Asked of every task; an attribute of an Enum takes as long as five of a module (CPython 3.11)."""
+
 MOST_HOMES = 65_536
 """Sessions whose engine is remembered; the least recently used goes first."""
 
@@ -63,7 +66,7 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
         begin(state, task.parent, Phase.OPEN)
     if task.timer is not None:
         state.timers.cancel(task)
-    begin(state, task, Phase.RUNNING)
+    begin(state, task, RUNNING)
     call = task.call
     resume = call is not None and call.written > 0
     if place is not None:
@@ -74,10 +77,10 @@ def dispatch(state: SchedulerState, task: Task, place: Engine | Window | None) -
             place.running[task] = None
         if task.attempt == 1:
             retry.earn(state, run)
-    if task.kind is Kind.DYNAMIC:
+    if task.kind is DYNAMIC:
         task.expansion = Expansion(task.node.limit)
     task.reduced = None
-    if task.kind is Kind.SEARCH:
+    if task.kind is SEARCH:
         _bound(state, task)
     state.out.append(
         Dispatch(
@@ -136,14 +139,14 @@ def _take(state: SchedulerState, task: Task, engine: Engine) -> None:
 
 def _keep_s(state: SchedulerState, task: Task) -> Seconds:
     """An agent's next step begins with this one's prompt and answer, after its tools."""
-    return state.config.pool.keep_s if task.role is Role.STEP and not task.last else 0.0
+    return state.config.pool.keep_s if task.role is STEP and not task.last else 0.0
 
 
 def begin(state: SchedulerState, task: Task, phase: Phase) -> None:
     """The clock of this execution starts. An agent's parts have no limit of their own but the agent's."""
     tasks.move(task, phase)
     task.began_at = state.now
-    limit = task.node.timeout_s if task.role is Role.NODE else None
+    limit = task.node.timeout_s if task.role is NODE else None
     task.deadline = task.frame.deadline if task.parent is None else task.parent.deadline
     if limit is not None:
         state.timers.start(state.now + limit, task)
@@ -165,7 +168,7 @@ def _fill_engines(state: SchedulerState) -> None:
         parked = [engine for engine in state.engines.values() if engine.queue.size]
         open_queues.update((engine.queue, [engine]) for engine in parked)
         state.parked = bool(parked)
-    while (queue := _most_urgent(open_queues)) is not None:
+    while open_queues and (queue := _most_urgent(open_queues)) is not None:
         candidates = open_queues[queue]
         ahead = passing.ahead(state, queue, candidates)
         if ahead is not None:

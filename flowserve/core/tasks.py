@@ -15,6 +15,9 @@ from flowserve.core.state import Consequence, Frame, Phase, SchedulerState, Task
 from flowserve.graphs.plan import Kind
 from flowserve.ids import TaskId
 
+STEP, AGENT_TOOL, LLM, TOOL, COMPLETED = Role.STEP, Role.TOOL, Kind.LLM, Kind.TOOL, Phase.COMPLETED
+"""Asked of every task; an attribute of an Enum takes as long as five of a module (CPython 3.11)."""
+
 TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
     Phase.READY: (Phase.RUNNING, Phase.OPEN, Phase.FAILED, Phase.CANCELLED),
     Phase.RUNNING: (Phase.OPEN, Phase.COMPLETED, Phase.RETRYING, Phase.FAILED, Phase.CANCELLED),
@@ -97,7 +100,7 @@ def enqueue(state: SchedulerState, task: Task) -> None:
     A model call is measured first, where the configuration says so; then it waits in no queue until that is answered.
     """
     kind = task.kind
-    if task.role is Role.STEP or kind is Kind.LLM:
+    if task.role is STEP or kind is LLM:
         if task.call is None:
             task.call = ModelCall()
             if state.config.measure:
@@ -105,7 +108,7 @@ def enqueue(state: SchedulerState, task: Task) -> None:
                 state.out.append(_measure(task))
                 return
         wait_for_engine(state, task)
-    elif task.role is Role.TOOL or kind is Kind.TOOL:
+    elif task.role is AGENT_TOOL or kind is TOOL:
         wait_in(state, task, state.tools.queue)
     elif kind is Kind.SEARCH:
         wait_in(state, task, state.searches.queue)
@@ -218,7 +221,7 @@ def cancel(state: SchedulerState, task: Task) -> None:
 def complete(state: SchedulerState, task: Task) -> None:
     """A node's value exists: the task ends, and what waited for it may become ready."""
     estimates.completed(state, task)
-    retire(state, task, Phase.COMPLETED)
+    retire(state, task, COMPLETED)
     for position in readiness.node_done(state, task.frame, task.node.id):
         create(state, task.frame, position)
 

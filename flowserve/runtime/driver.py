@@ -48,6 +48,10 @@ from flowserve.runtime.run import Run, TaskState, ended_error
 from flowserve.runtime.threads import Threads
 from flowserve.runtime.trials import NOTHING, ask, fork_of
 
+NODE, STEP, AGENT_TOOL, RETRYING = Role.NODE, Role.STEP, Role.TOOL, Status.RETRYING
+DYNAMIC, LLM, SEARCH = Kind.DYNAMIC, Kind.LLM, Kind.SEARCH
+"""Asked of every task; an attribute of an Enum takes as long as five of a module (CPython 3.11)."""
+
 log = logging.getLogger("flowserve.runtime")
 
 DRAIN_BUDGET = 256
@@ -312,7 +316,7 @@ class Driver:
                 task.chain = self._chain(run, task, command.engine)
                 task.lists = items.lists_of(run.program, task.node, task.frame)
             task.streams, task.held = {command.engine: task.collected}, None
-        if command.role is Role.NODE and task.node.kind in local.EVALUATED:
+        if command.role is NODE and task.node.kind in local.EVALUATED:
             self._answer(task, command.run, lambda: local.begin(run, task))
         else:
             self._start(run, task, command)
@@ -460,7 +464,7 @@ class Driver:
     def _mark(self, command: c.Mark) -> None:
         run = self.live[command.run]
         self.reporter.mark(run, command)
-        if command.status is Status.RETRYING and command.task is not None:
+        if command.status is RETRYING and command.task is not None:
             run.tasks[command.task].start_over()
 
     def _wake_at(self, command: c.WakeAt) -> None:
@@ -505,16 +509,16 @@ class Driver:
 
     async def _work(self, run: Run, task: TaskState, command: c.Dispatch) -> e.Event:
         done = e.TaskFinished(run.id, task.id, command.attempt)
-        if task.role is Role.STEP:
+        if task.role is STEP:
             calls, answer = await self._executor.step(run, task, command)
             assert task.parent is not None
             task.parent.value, task.parent.pending = answer, calls
             tools = tuple(task.parent.conversation.index(call.name) for call in calls)
             return self._answered(run, task, command, tools)
-        if task.role is Role.TOOL:
+        if task.role is AGENT_TOOL:
             await self._executor.agent_tool(run, task, self._progress)
             return done
-        if task.node.kind is Kind.DYNAMIC:
+        if task.node.kind is DYNAMIC:
             value = await dynamic.execute(run, task, command.attempt, self.post, self._progress)
         else:
             value = await (self._cached if task.node.cache else self._leaf)(run, task, command)
@@ -539,9 +543,9 @@ class Driver:
     def _leaf(self, run: Run, task: TaskState, command: c.Dispatch) -> Coroutine[Any, Any, Any]:
         if run.raw is not None:
             return self._executor.raw(run, task, command)
-        if task.node.kind is Kind.LLM:
+        if task.node.kind is LLM:
             return self._executor.llm(run, task, command)
-        if task.node.kind is Kind.SEARCH:
+        if task.node.kind is SEARCH:
             return self._executor.search(run, task, command)
         return self._executor.tool(run, task, self._progress)
 

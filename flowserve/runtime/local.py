@@ -15,6 +15,7 @@ from flowserve.runtime.votes import Key, answer_key, tally, winner
 EVALUATED = frozenset({Kind.COMPUTE, Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE})
 """Kinds whose Dispatch is answered at once."""
 
+NODE = Role.NODE
 SHOWN_CHARS = 20_000
 """An output longer than this is left out of `node.completed`; the result of a run is always whole."""
 
@@ -147,7 +148,7 @@ def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
     """What `node.completed` tells: the output where it is short, how a vote went, and the tokens of a model call."""
     record = task.record
     data: dict[str, Any] = {}
-    if task.role is Role.NODE and task.node.id in task.frame.values and run.raw is None:
+    if task.role is NODE and task.node.id in task.frame.values and run.raw is None:
         shown = run.program.dump(task.frame.values[task.node.id])
         if _is_short(shown):
             data["output"] = shown
