@@ -6,7 +6,6 @@ from math import inf
 from flowserve.core import quotas
 from flowserve.core.budgets import Doom
 from flowserve.core.commands import Reject, Role
-from flowserve.core.engine_state import Health
 from flowserve.core.estimates import lessened
 from flowserve.core.events import Code, RunSubmitted
 from flowserve.core.shapes import PlanShape
@@ -57,11 +56,10 @@ def outage(state: SchedulerState, shape: PlanShape) -> Seconds | None:
     config = state.config
     longest: Seconds | None = None
     for model in shape.called:
-        engines = [engine for engine in state.engines.values() if model in engine.models]
-        down = [engine for engine in engines if engine.health >= Health.DOWN]
-        if not engines or len(down) < len(engines):
+        if state.serving.get(model):
             continue
-        if state.now - max(engine.down_since for engine in down) >= config.pool.outage_s:
+        down = [engine for engine in state.engines.values() if model in engine.models]
+        if down and state.now - max(engine.down_since for engine in down) >= config.pool.outage_s:
             back = min(max(0.0, engine.pause_until - state.now) for engine in down)
             wait = within_bounds(state, back)
             longest = wait if longest is None else max(longest, wait)

@@ -119,7 +119,7 @@ def may_join(state: "SchedulerState", engine: Engine, task: "Task") -> bool:
     slowdown = state.config.pool.tier_slowdown
     own = tier(task.run.level, state.config)
     urgent = sum(engine.tiers[:own])
-    if not urgent or not slowdown:
+    if not urgent or not slowdown or not engine.tiers[own]:
         return True
     return engine.tiers[own] < max(1.0, engine.step_time.beside(urgent, slowdown))
 
@@ -160,7 +160,7 @@ def _held(state: "SchedulerState", task: "Task") -> Callable[[Engine], Tokens]:
     most = max(0, load.prompt_tokens(state, call) - 1)
     if call.prefix:
         prefix, size = call.prefix, state.config.pool.prefix_tokens
-        return lambda engine: min(engine.resident.longest(prefix) * size, most)
+        return lambda engine: there if (there := engine.resident.longest(prefix) * size) < most else most
     key = session_of(task)
     home, tokens = state.homes.get(key, (None, 0)) if key is not None else (None, 0)
     return lambda engine: min(tokens, most) if engine is home else 0

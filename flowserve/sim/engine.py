@@ -410,7 +410,9 @@ class EngineModel:
         size = self.spec.block_tokens
         cycles, rest = divmod(end - begin, size)
         need = cycles * len(self.writing)
-        return need + sum(self._crossing[(self.ticks + begin + i) % size] for i in range(rest))
+        first = (self.ticks + begin) % size
+        last = first + rest
+        return need + sum(self._crossing[first:last]) + sum(self._crossing[: max(0, last - size)])
 
     def _steps_in_memory(self, most: int) -> int:
         """Steps that the memory allows; the blocks of the first are taken already."""
