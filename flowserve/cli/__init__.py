@@ -58,7 +58,7 @@ INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
 PREDICTOR = "mean"
 PLACEMENT = "marginal"
-PLACEMENTS = "priced, marginal, round_robin, least_calls, least_work, sticky, e2, sal, scls or autellix"
+PLACEMENTS = "priced, marginal, round_robin, least_calls, least_work, sticky, e2, sal, scls, autellix or objectives"
 
 
 @app.command()
