@@ -30,8 +30,7 @@ or the single call, whose first node has the longest tail, so that a group is no
 
 *Groups* (`graphs.objectives`). A call is throughput-bound if it works for a group of its plan, or if its run is of tier
 batch: nobody waits for any call of such a run. All others are latency-bound. Under objectives throughput-bound calls stand
-`GROUP_S` seconds behind their run. Parrot takes runs first come, first served; ours keeps the critical path, which is
-faster with groups and without.
+`GROUP_S` seconds behind their run. Parrot takes runs first come, first served; ours keeps the critical path (ADR 29 says why).
 
 Two have keys of their own: **fcfs** the arrival number, tier and priority ignored; **least_slack** the level, then the
 time at which the run must begin to be on time: its deadline, or what its author promised (`SLO.e2e`), or a band after it
@@ -45,8 +44,9 @@ time passed. A rank moves when a run has got somewhere or, under some policies, 
 *Starvation is bounded.* w is clamped to one band and a level is a band wide, so that a run is passed only by runs
 submitted less than W / ageing after it, where W is its own w if the others have its level or a worse one, and at
 most 3 * (2 * levels + 1) bands in all: with the defaults 4 w, and 4.4 hours over all tiers. Those are finitely
-many, since admission bounds how many runs live at once. Under objectives, `GROUP_S` counts as part of w. Under plas, atlas, mlfq, srpt, trail and memory_time w may rise, and is a band
-at most. Under trail a call may lose its place to a shorter one of its tier, `PoolConfig.max_moves` times and no more.
+many, since admission bounds how many runs live at once. Under objectives `GROUP_S` counts as part of w. Under plas,
+atlas, mlfq, srpt, trail and memory_time w may rise, and is a band at most. Under trail a call may lose its place to a
+shorter one of its tier, `PoolConfig.max_moves` times and no more.
 """
 
 import math
