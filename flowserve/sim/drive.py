@@ -6,7 +6,7 @@ without time passing (sizes, widths, joins, labels) is answered in the same turn
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Protocol
 
@@ -25,10 +25,10 @@ from flowserve.sim.chance import below, mix, uniform
 from flowserve.sim.engine import EngineSpec, Request
 from flowserve.sim.fleet import Fleet, Member
 from flowserve.sim.heap import Heap
-from flowserve.sim.programs import Program, Size
+from flowserve.sim.programs import Asked, Program, Size
 from flowserve.sim.services import Chaos, Services
 
-FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS, OTHER, SURE = range(100, 111)
+FAIL, WHICH, WHERE, BUSY, LEAVE, WHEN, TAKES, SENT, JOINS, OTHER = range(100, 110)
 """What a draw is for."""
 NUMBERS = (Kind.MAP, Kind.SAMPLE, Kind.SWITCH, Kind.LOOP, Kind.RACE)
 """Kinds whose Dispatch is answered by Evaluated."""
@@ -90,6 +90,10 @@ class Execution:
     """Tokens of it that the scheduler knows."""
     sent_at: Seconds = 0.0
     """When it was dispatched."""
+    asked: Asked | None = None
+    """What its next fork will say; None: no fork was asked for."""
+    forks: dict[Request, None] = field(default_factory=dict)
+    """Of it, at its engine."""
     over: bool = False
     """Nothing that it says counts."""
 
@@ -121,8 +125,6 @@ class TaskView:
     """DYNAMIC: calls that it will make."""
     items: dict[NodeId, int] = field(default_factory=dict)
     """LLM: items that it has streamed, by map."""
-    fork_at: Tokens | None = None
-    """LLM: how long its output has to be for the trial that is wanted; None: none is."""
 
     def __repr__(self) -> str:
         return f"TaskView({self.node.name}, attempt {self.attempt}, {list(self.places.values())})"
@@ -137,6 +139,8 @@ class RunView:
     frames: dict[FrameId, int] = field(default_factory=dict)
     """Frame -> key."""
     tasks: dict[TaskId, TaskView] = field(default_factory=dict)
+    joined: dict[NodeId, tuple[int, ...]] = field(default_factory=dict)
+    """Keys of the frames that its SAMPLE nodes were made of."""
 
     def __repr__(self) -> str:
         return f"RunView({self.id!r}, {len(self.frames)} frames, {len(self.tasks)} tasks)"
@@ -184,7 +188,16 @@ class Drive:
             Member(EngineId(f"engine-{number}"), number, spec, names) for number, (spec, names) in enumerate(engines)
         ]
         self.fleet = Fleet(
-            members, self.heap, self.services, self.chaos, seed, tell_s, kv_events, self.post, self._answered
+            members,
+            self.heap,
+            self.services,
+            self.chaos,
+            seed,
+            tell_s,
+            kv_events,
+            self.post,
+            self._answered,
+            self._tried,
         )
 
     # --- time --------------------------------------------------------------------------------------------------
@@ -232,15 +245,6 @@ class Drive:
         if task is not None and task.attempt == event.attempt and event.engine in task.places:
             task.written += event.count
             self._stream(event, task)
-            if task.fork_at is not None and task.written >= task.fork_at:
-                self._try(event, task)
-
-    def _try(self, event: e.TokensProduced, task: TaskView) -> None:
-        """A trial takes no time and computes nothing here; whether it is sure is chance."""
-        task.fork_at = None
-        sure = uniform(mix(self.runs[event.run].arrival.key, SURE, task.key, task.written)) < self.chaos.sure_trials
-        confidence = 1.0 if sure else 0.5
-        self.post(e.TrialAnswered(event.run, event.task, event.attempt, task.written, 0, confidence, 0))
 
     def _stream(self, event: e.TokensProduced, task: TaskView) -> None:
         """Items of a list are thought to be of equal length."""
@@ -356,8 +360,8 @@ class Drive:
         task = view.tasks[command.task]
         size = self._size(view, task, command.role, command.index)
         chain = size.chain[: size.prompt // self.state.config.pool.prefix_tokens]
-        told = (size.prompt, size.limit, 1, size.on_loss, chain)
-        self.post(e.Measured(view.id, command.task, 1, *told, rule_args=self.rule_args))
+        told = (size.prompt, size.limit, 1, size.on_loss, chain, size.rule, size.rule_args or self.rule_args)
+        self.post(e.Measured(view.id, command.task, 1, *told))
 
     def _measure_head(self, command: c.MeasureHead) -> None:
         """Programs do not say which part of a prompt is known before the rest: none."""
@@ -370,7 +374,7 @@ class Drive:
         view = self.runs[command.run]
         task = view.tasks[command.task]
         assert command.attempt > task.attempt and not task.places, f"{command} of {task}"
-        task.attempt, task.fork_at = command.attempt, None
+        task.attempt = command.attempt
         execution = Execution(view, command.task, command.attempt, task.node, command)
         kind = task.node.kind
         if command.engine is not None:
@@ -421,6 +425,8 @@ class Drive:
         task = view.tasks[command.task]
         task.attempt = command.attempt
         if not self._refused(view, task, command.task):
+            if task.node.kind is Kind.SAMPLE:
+                view.joined[task.node.id] = tuple(view.frames[frame] for frame in command.frames)
             self.post(e.TaskFinished(view.id, command.task, command.attempt))
 
     def _refused(self, view: RunView, task: TaskView, id: TaskId) -> bool:
@@ -518,6 +524,19 @@ class Drive:
         if execution.code is not None:
             self._end_badly(execution, execution.code)
             return
+        self._finished(execution, size, member)
+
+    def _tried(self, execution: Execution, asked: Asked) -> None:
+        """A fork of a call has answered."""
+        run, task, attempt, trial = execution.run, execution.task, execution.attempt, asked.trial
+        assert execution.member is not None
+        self.fleet.tell_tokens(execution)
+        self.post(e.TokensProduced(run, task, attempt, trial.cost, execution.member.id, trial=True))
+        self.post(
+            e.TrialAnswered(run, task, attempt, trial.position, trial.label, trial.confidence, trial.cost, trial.closed)
+        )
+
+    def _finished(self, execution: Execution, size: Size, member: Member) -> None:
         view = execution.view
         view.tasks[execution.task].places.pop(member.id, None)
         execution.over = True
@@ -544,15 +563,28 @@ class Drive:
         """Less of a node is begun; that follows from the commands after it."""
 
     def _fork(self, command: c.Fork) -> None:
-        self.runs[command.run].tasks[command.task].fork_at = command.position
+        """Where the chain is there already, it is forked at once, and says what it said at its place."""
+        view = self.runs[command.run]
+        task = view.tasks[command.task]
+        execution = task.places.get(command.engine)
+        asked = view.arrival.program.trial(task.node, task.key, command.position)
+        if execution is not None and asked is not None:
+            assert execution.request is not None and execution.size is not None
+            execution.asked = asked
+            resumed = execution.request.prompt - execution.size.prompt
+            self.fleet.mark(execution, asked.trial.position - resumed)
 
     def _exit(self, command: c.Exit) -> None:
         """The answer of the trial is the call's; nothing is read out."""
-        task = self.runs[command.run].tasks[command.task]
-        assert task.size is not None
+        view = self.runs[command.run]
+        task = view.tasks[command.task]
+        execution = task.places[command.engine]
+        assert execution.size is not None and execution.member is not None
         self._drop(task, command.engine)
-        spent = (task.size.prompt, task.written)
-        self.post(e.TaskFinished(command.run, command.task, command.attempt, *spent, engine=command.engine))
+        view.arrival.program.exited(task.node, task.key, command.label)
+        written = task.written
+        chain = execution.size.chain[: (execution.size.prompt + written) // execution.member.model.spec.prefix_tokens]
+        self._finished(execution, replace(execution.size, output=written, chain=chain), execution.member)
 
     def _hedge(self, command: c.Hedge) -> None:
         task = self.runs[command.run].tasks[command.task]

@@ -63,12 +63,18 @@ class Request:
     """One call at one engine."""
 
     __slots__ = (
-        "admitted", "base", "cached", "chain", "chunks", "computed", "end_tick", "fill", "known_chunks", "number", "owner", "priority",
+        "admitted", "base", "cached", "chain", "chunks", "computed", "end_tick", "fill", "known_chunks", "mark", "number", "owner", "priority",
         "prompt", "stage", "target", "written",
     )  # fmt: skip
 
     def __init__(
-        self, owner: Any, prompt: Tokens, target: Tokens, chain: tuple[int, ...] = (), priority: int = 0
+        self,
+        owner: Any,
+        prompt: Tokens,
+        target: Tokens,
+        chain: tuple[int, ...] = (),
+        priority: int = 0,
+        mark: Tokens = 0,
     ) -> None:
         self.owner = owner
         """Whose it is; the engine does not look."""
@@ -78,6 +84,8 @@ class Request:
         self.chain = chain
         """Chunk numbers of its prompt and of what it will write."""
         self.priority = priority
+        self.mark = mark
+        """It is told when it has written so many tokens, unless those are its last; 0: it is not."""
         self.number = 0
         """In order of arrival."""
         self.stage = Stage.WAITING
@@ -104,9 +112,9 @@ class Request:
         return f"Request({self.owner!r}, {self.stage.name}, {self.prompt} in, {self.target} out)"
 
 
-FIRST, LAST = "first", "last"
+FIRST, MARK, LAST = "first", "mark", "last"
 News = tuple[Request, str]
-"""A request wrote its first token, or its last (which may be the first too)."""
+"""A request wrote its first token, passed a mark, or wrote its last token (which may be the first too)."""
 
 
 class EngineModel:
@@ -139,6 +147,7 @@ class EngineModel:
         self._kv: Tokens = 0
         """Tokens computed of all that write."""
         self._ends: list[tuple[int, int, Request]] = []
+        """(tick, admitted, request) of ends and of marks."""
         self._gone: list[Request] = []
         self._pushed: list[Request] = []
         self._work: list[tuple[Request, Tokens]] = []
@@ -198,6 +207,13 @@ class EngineModel:
             self._pushed.append(request)
             self._cut(now)
 
+    def mark(self, request: Request, written: Tokens, now: Seconds) -> None:
+        """Tell when it has written so much, after the step at work at the earliest. What was marked before is not told."""
+        request.mark = max(1, written)
+        if request.stage is Stage.WRITING:
+            self._note_mark(request)
+            self._cut(now)
+
     def freeze(self, until: Seconds, now: Seconds) -> None:
         """The engine stands still after the step at work."""
         self.frozen_until = max(self.frozen_until, until)
@@ -240,26 +256,50 @@ class EngineModel:
         self._kv += num * count
         self.decode_tokens += num * count
         self._count = 0
-        ended = self._ended()
+        ended, marked = self._due()
         begun: list[Request] = []
         work, self._work = self._work, []
         for request, tokens in work:
-            self._prefilled(request, tokens, begun, ended)
+            self._prefilled(request, tokens, begun, ended, marked)
         for request in ended:
             self._release(request, Stage.OVER)
         news = [(request, LAST) for request in ended] + [(request, FIRST) for request in begun]
+        news += [self._pass(request) for request in marked]
         return news if not self._gone else [item for item in news if item[0] not in self._gone]
 
-    def _ended(self) -> list[Request]:
-        """Those who have written their last token, in order of admission."""
-        found, ends = [], self._ends
+    def _due(self) -> tuple[list[Request], list[Request]]:
+        """Those who have written their last token, and those who pass a mark, in order of admission."""
+        ended: list[Request] = []
+        marked: list[Request] = []
+        ends = self._ends
         while ends and ends[0][0] <= self.ticks:
             _, admitted, request = heappop(ends)
             if request.stage is Stage.WRITING and request.admitted == admitted:
-                found.append(request)
-        return found
+                if request.end_tick <= self.ticks:
+                    ended.append(request)
+                elif self._is_marked(request) and request not in marked:
+                    marked.append(request)
+        return ended, marked
 
-    def _prefilled(self, request: Request, tokens: Tokens, begun: list[Request], ended: list[Request]) -> None:
+    def _is_marked(self, request: Request) -> bool:
+        """Does a request that writes stand at its mark, or behind it?"""
+        return 0 < request.mark <= request.target - (request.end_tick - self.ticks)
+
+    def _pass(self, request: Request) -> News:
+        """It passes its mark: what it has written can be found by others."""
+        self._share(request, self.ticks - request.base)
+        request.mark = 0
+        return request, MARK
+
+    def _note_mark(self, request: Request) -> None:
+        """When a request that writes will pass its mark."""
+        passes = max(self.ticks + 1, request.end_tick - request.target + request.mark)
+        if request.mark and passes < request.end_tick:
+            heappush(self._ends, (passes, request.admitted, request))
+
+    def _prefilled(
+        self, request: Request, tokens: Tokens, begun: list[Request], ended: list[Request], marked: list[Request]
+    ) -> None:
         self.prefill_tokens += tokens
         request.computed += tokens
         self._share(request, request.computed)
@@ -280,6 +320,10 @@ class EngineModel:
         self._kv += request.computed
         if request.end_tick > self.ticks:
             heappush(self._ends, (request.end_tick, self._admitted, request))
+            if self._is_marked(request):
+                marked.append(request)
+            else:
+                self._note_mark(request)
         else:
             ended.append(request)
             if begun and begun[-1] is request:

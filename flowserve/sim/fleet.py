@@ -1,14 +1,20 @@
-"""The engines of a simulation: what the scheduler is told of them, and what it has done with them."""
+"""The engines of a simulation: what the scheduler is told of them, and what it has done with them.
+
+A call is forked where it runs: the fork takes a seat, steps and memory there like a call, and finds what the call has written in the
+prefix cache. Its answer is what a program says of it.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
 from flowserve.core import events as e
-from flowserve.ids import EngineId, Seconds
+from flowserve.ids import EngineId, Seconds, Tokens
 from flowserve.sim.chance import exponential, mix, uniform
-from flowserve.sim.engine import LAST, EngineModel, EngineSpec
+from flowserve.sim.engine import LAST, MARK, EngineModel, EngineSpec, Request
 from flowserve.sim.heap import Heap
+from flowserve.sim.programs import Asked
 from flowserve.sim.services import Chaos, Services
 
 if TYPE_CHECKING:
@@ -16,6 +22,14 @@ if TYPE_CHECKING:
 
 LIFE, FREEZE, FROZEN, START, STARTS, PROBE, PROBES, DRAIN = range(8)
 """What a draw is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Whose a forked request is."""
+
+    execution: "Execution"
+    asked: Asked
 
 
 class Member:
@@ -41,7 +55,8 @@ class Member:
 
 
 class Fleet:
-    """All engines. `post` takes events; `answered` is told when a call has written its first or last token."""
+    """All engines. `post` takes events; `answered` is told when a call has written its first or last token, `tried` when a
+    fork of it has."""
 
     def __init__(
         self,
@@ -54,11 +69,12 @@ class Fleet:
         kv_events: bool,
         post: Callable[[e.Event], None],
         answered: Callable[["Execution", bool], None],
+        tried: Callable[["Execution", Asked], None],
     ) -> None:
         self.members = {member.id: member for member in members}
         self.heap, self.services, self.chaos = heap, services, chaos
         self.seed, self.tell_s, self.kv_events = seed, tell_s, kv_events
-        self._post, self._answered = post, answered
+        self._post, self._answered, self._tried = post, answered, tried
         self._changed: dict[Member, None] = {}
 
     def start(self) -> None:
@@ -87,6 +103,7 @@ class Fleet:
             assert execution.request is not None
             del member.calls[execution]
             member.model.abort(execution.request, self.heap.now)
+            self._drop_forks(execution, member)
             self._changed[member] = None
 
     def reprioritise(self, execution: "Execution", priority: int) -> None:
@@ -118,11 +135,49 @@ class Fleet:
         if span != member.span:
             return
         for request, what in member.model.finish():
-            execution: Execution = request.owner
-            if what is LAST:
-                del member.calls[execution]
-            self._answered(execution, what is LAST)
+            owner: Execution | Branch = request.owner
+            if isinstance(owner, Branch):
+                if what is LAST:
+                    self._judged(owner, request)
+            elif what is MARK:
+                self._fork(owner, member)
+            else:
+                if what is LAST:
+                    del member.calls[owner]
+                    self._drop_forks(owner, member)
+                self._answered(owner, what is LAST)
         self._changed[member] = None
+
+    # --- forks -------------------------------------------------------------------------------------------------
+
+    def mark(self, execution: "Execution", written: Tokens) -> None:
+        """Fork it when its request has written so much: `execution.asked`. What was marked before is not forked."""
+        assert execution.member is not None and execution.request is not None
+        execution.member.model.mark(execution.request, written, self.heap.now)
+        self._changed[execution.member] = None
+
+    def _fork(self, execution: "Execution", member: Member) -> None:
+        """What it has written is in the prefix cache by now. Its fork does not wait behind other calls."""
+        asked, size, request = execution.asked, execution.size, execution.request
+        assert asked is not None and size is not None and request is not None
+        known = size.prompt + asked.trial.position
+        chain = size.chain[: known // member.model.spec.prefix_tokens]
+        forked = Request(Branch(execution, asked), known + asked.prompt, asked.trial.cost, chain, request.priority)
+        if member.model.fits(forked):
+            execution.forks[forked] = None
+            member.model.add(forked, self.heap.now)
+
+    def _judged(self, branch: Branch, request: Request) -> None:
+        """A fork has its answer."""
+        execution = branch.execution
+        if request in execution.forks:
+            del execution.forks[request]
+            self._tried(execution, branch.asked)
+
+    def _drop_forks(self, execution: "Execution", member: Member) -> None:
+        for request in execution.forks:
+            member.model.abort(request, self.heap.now)
+        execution.forks.clear()
 
     # --- what engines say --------------------------------------------------------------------------------------
 
@@ -256,6 +311,7 @@ class Fleet:
         member.span += 1
         for execution in member.calls:
             execution.over = True
+            execution.forks.clear()
         member.calls.clear()
         member.model.reset()
 

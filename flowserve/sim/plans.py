@@ -16,6 +16,7 @@ from flowserve.graphs.plan import (
     Const,
     Degradation,
     DynamicSpec,
+    ExitSpec,
     Kind,
     LLMSpec,
     Node,
@@ -29,8 +30,8 @@ from flowserve.graphs.plan import (
 from flowserve.ids import BlockId, NodeId, Tokens
 
 
-def _llm_spec(name: str, model: str | None, max_tokens: Tokens) -> LLMSpec:
-    return LLMSpec(name, Template(()), {}, None, model=model, max_tokens=max_tokens)
+def _llm_spec(name: str, model: str | None, max_tokens: Tokens, exit: ExitSpec | None = None) -> LLMSpec:
+    return LLMSpec(name, Template(()), {}, None, model=model, max_tokens=max_tokens, exit=exit)
 
 
 @dataclass
@@ -70,8 +71,16 @@ class PlanBuilder:
         )
         return id
 
-    def llm(self, *deps: int, name: str = "", model: str | None = None, max_tokens: Tokens = 256, **fields: Any) -> int:
-        self.llms.append(_llm_spec(name, model, max_tokens))
+    def llm(
+        self,
+        *deps: int,
+        name: str = "",
+        model: str | None = None,
+        max_tokens: Tokens = 256,
+        exit: ExitSpec | None = None,
+        **fields: Any,
+    ) -> int:
+        self.llms.append(_llm_spec(name, model, max_tokens, exit))
         return self.add(Kind.LLM, deps, name, target=len(self.llms) - 1, **fields)
 
     def tool(self, *deps: int, name: str = "", **fields: Any) -> int:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from flowserve.core.commands import Role
 from flowserve.core.events import Loss
+from flowserve.core.stopping.chains import DEFAULT_RULE
+from flowserve.core.stopping.signals import Label, Trial
 from flowserve.errors import ConfigError
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import Seconds, Tokens
@@ -17,6 +19,19 @@ from flowserve.sim.dist import Dist, parse
 
 CHUNK: Tokens = 64
 """Tokens of a chunk of the prefix cache, as `PoolConfig.prefix_tokens` has it by default."""
+TRIAL_PROMPT: Tokens = 24
+"""That make a fork answer, where nothing was recorded."""
+TRIAL_OUTPUT: Tokens = 12
+"""Of its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that goes on is forked and told to answer now, and what the fork says."""
+
+    prompt: Tokens
+    """That tells it to."""
+    trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,9 @@ class Size:
     chain: tuple[int, ...]
     """Chunk numbers of prompt and output."""
     on_loss: Loss = Loss.CONTINUE
+    rule: str = DEFAULT_RULE
+    """LLM that may end early: by which rule of `core.stopping.chains`, and its parameters."""
+    rule_args: tuple[tuple[str, float], ...] = ()
 
 
 class Program(Protocol):
@@ -40,6 +58,13 @@ class Program(Protocol):
 
     def ended(self, node: Node, talk: int, size: Size) -> None:
         """A call was answered."""
+
+    def trial(self, node: Node, key: int, position: Tokens) -> Asked | None:
+        """The first that can be made of a call from this much output on; None: none can."""
+        ...
+
+    def exited(self, node: Node, key: int, label: Label) -> None:
+        """A call ended early, with an answer of this class."""
 
     def choice(self, node: Node, key: int, index: int) -> int:
         """Items, arm, or whether a loop stops before iteration `index`."""
@@ -94,6 +119,8 @@ class NodeModel:
     """AGENT: tokens of a tool's result."""
     calls: Dist = field(default_factory=lambda: Dist(values=(0.0, 1.0, 2.0, 3.0)))
     """DYNAMIC: calls."""
+    sure: float = 0.0
+    """LLM that may end early: share of its trials that are sure of their answer."""
     agree: float = 0.7
     """SAMPLE: share of samples that give the usual answer."""
     valid: float = 0.9
@@ -102,7 +129,7 @@ class NodeModel:
     """TOOL, SEARCH, and an AGENT's tools: of one execution. None: as services say."""
 
 
-PROMPT, OUTPUT, WIDTH, ARM, STOP, TOOLS, RESULT, CALLS, CALLEE, LABEL, SECONDS = range(11)
+PROMPT, OUTPUT, WIDTH, ARM, STOP, TOOLS, RESULT, CALLS, CALLEE, LABEL, SECONDS, TRIAL = range(12)
 """What a draw is for."""
 DEFAULT = NodeModel()
 
@@ -156,6 +183,13 @@ class Modelled:
         if model.history and talk:
             self.talks[talk, node.id] = size.prompt + size.output - model.shared
 
+    def trial(self, node: Node, key: int, position: Tokens) -> Asked | None:
+        sure = uniform(mix(key, node.id, TRIAL, position)) < self.by_node[node.id].sure
+        return Asked(TRIAL_PROMPT, Trial(position, 0, 1.0 if sure else 0.5, TRIAL_OUTPUT))
+
+    def exited(self, node: Node, key: int, label: Label) -> None:
+        pass
+
     def choice(self, node: Node, key: int, index: int) -> int:
         model, own = self.by_node[node.id], mix(key, node.id)
         match node.kind:
@@ -200,6 +234,12 @@ class Recorded:
         return self.call
 
     def ended(self, node: Node, talk: int, size: Size) -> None:
+        pass
+
+    def trial(self, node: Node, key: int, position: Tokens) -> Asked | None:
+        return None
+
+    def exited(self, node: Node, key: int, label: Label) -> None:
         pass
 
     def choice(self, node: Node, key: int, index: int) -> int:

@@ -15,11 +15,12 @@ from flowserve.core.commands import Role
 from flowserve.core.log import read
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
+from flowserve.core.stopping.signals import Label
 from flowserve.graphs.plan import Kind, Node, Plan
 from flowserve.ids import FrameId, RunId, Seconds, TaskId, Tokens
 from flowserve.sim.chance import mix
 from flowserve.sim.drive import Arrival
-from flowserve.sim.programs import Modelled, Size
+from flowserve.sim.programs import Asked, Modelled, Size
 
 Place = tuple[int, int, Role, int]
 """(frame's key, node, role, index)."""
@@ -63,6 +64,12 @@ class FromLog:
         return Size(begun.tokens, min(output, limit), limit, begun.prefix, begun.on_loss)
 
     def ended(self, node: Node, talk: int, size: Size) -> None:
+        pass
+
+    def trial(self, node: Node, key: int, position: Tokens) -> Asked | None:
+        return self.otherwise.trial(node, key, position)
+
+    def exited(self, node: Node, key: int, label: Label) -> None:
         pass
 
     def choice(self, node: Node, key: int, index: int) -> int:

@@ -37,8 +37,6 @@ class Chaos:
     """Share of evaluations and joins that fail."""
     other_list: float = 0.0
     """Share of lists taken item by item while they were written which are others in the end."""
-    sure_trials: float = 0.0
-    """Share of trials that are sure of their answer, and so end the call where its node allows that."""
     cancelled: float = 0.0
     """Share of runs whose client leaves."""
     patience_s: Seconds = 10.0

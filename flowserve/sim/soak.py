@@ -176,7 +176,6 @@ def _chaos(rnd: Random) -> Chaos:
         overloaded=0.03 * often,
         join_failure=0.01 * often,
         other_list=0.2 * often,
-        sure_trials=0.3,
         cancelled=0.08 * often,
         patience_s=0.6,
         engine_life_s=rnd.choice([0.0, 1.5]) * often,
@@ -210,6 +209,7 @@ MODELS = tuple(
         output=Dist(12.0, 0.9, least=1.0),
         on_loss=loss,
         width=Dist(2.0, 0.6),
+        sure=0.3,
     )
     for loss in e.Loss
 )

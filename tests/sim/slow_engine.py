@@ -18,6 +18,7 @@ class Slow:
     target: int
     chain: tuple[int, ...]
     priority: int
+    mark: int = 0
     number: int = 0
     known: int = 0
     computed: int = 0
@@ -129,7 +130,7 @@ class SlowEngine:
                 prefill += tokens
         took = self.spec.costs.seconds(prefill, decodes, read)
         now, self.busy_s = now + took, self.busy_s + took
-        ended, begun = [], []
+        ended, begun, marked = [], [], []
         for request, tokens in plan.items():
             first = request.known == request.prompt
             request.computed += tokens
@@ -144,11 +145,17 @@ class SlowEngine:
                 ended.append((request, first))
             elif first:
                 begun.append(request)
+            if 0 < request.mark <= request.known - request.prompt < request.target:
+                marked.append(request)
         for request, _ in ended:
             self.running.remove(request)
             self._free(request)
+        for request in marked:
+            self._share(request, request.computed)
+            request.mark = 0
         news += [(now, request.owner, "last") for request, _ in ended]
         news += [(now, request.owner, "first") for request in begun]
+        news += [(now, request.owner, "mark") for request in marked]
         return now
 
     # memory

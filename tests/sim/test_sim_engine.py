@@ -70,6 +70,7 @@ def random_case(rnd: Random) -> tuple[EngineSpec, list[tuple[float, dict[str, An
             *(9000 + 100 * owner + i for i in range(chunks - same)),
         )
         facts = {"owner": owner, "prompt": prompt, "target": target, "chain": chain, "priority": rnd.randint(0, 2)}
+        facts["mark"] = rnd.choice([0, 1, 2, 30, 110])
         arrivals.append((now, facts))
     aborts = sorted((at + exact(rnd.random()), facts["owner"]) for at, facts in arrivals if rnd.random() < 0.15)
     return spec, arrivals, aborts
@@ -130,6 +131,14 @@ def test_waiting_calls_go_by_priority_where_the_engine_knows_it(priority: bool, 
     calls = [call(1, 10, 1), call(2, 10, 1, priority=5), call(3, 10, 1, priority=1)]
     news = run(model, [(0.0, calls[0]), (0.5, calls[1]), (0.5, calls[2])])
     assert [owner for _, owner, _ in news] == order
+
+
+def test_what_a_call_has_written_is_found_by_a_fork_from_a_mark_on() -> None:
+    model = EngineModel(spec())
+    news = run(model, [(0.0, call(1, 60, 100, chain=(7, 8), mark=70)), (120.0, call(2, 140, 1, chain=(7, 8)))])
+    assert [what for _, owner, what in news if owner == 1] == ["first", "mark", "last"]
+    assert news[1][0] == pytest.approx(1.6 + 69 * 1.1)
+    assert model.cached_tokens == 128
 
 
 def test_an_equal_prefix_is_not_computed_again() -> None:
