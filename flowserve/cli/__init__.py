@@ -435,6 +435,31 @@ def bench_predictors(
     benching.predictors(json, trace or [], log or [])
 
 
+@bench.command("reasoning")
+def bench_reasoning(
+    bank: Annotated[Path, typer.Option(help="recorded chains with trials, as JSON lines")],
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write a picture of the rates to this file")] = None,
+    model: Annotated[str | None, typer.Option(help="only its chains; default: all models with trials")] = None,
+    samples: Annotated[int, typer.Option(help="chains per program", min=1, max=64)] = 3,
+    engines: Annotated[int, typer.Option(help="simulated engines", min=1)] = 1,
+    programs: Annotated[int, typer.Option(help="per load", min=10)] = 400,
+    seeds: Annotated[int, typer.Option(help="loads that differ in problems and arrivals", min=1, max=10)] = 4,
+    target: Annotated[
+        list[float] | None, typer.Option(help="p90, in terms of that without load; again for further ones")
+    ] = None,
+    seed: int = 0,
+    jobs: Annotated[int, typer.Option(help="processes", min=1)] = 2,
+    quick: Annotated[bool, typer.Option(help="fewer programs, twice")] = False,
+) -> None:
+    """Votes over recorded chains on simulated engines: program rate at equal p90, by who goes first and what stops."""
+    from flowserve.cli import benching
+
+    if quick:
+        programs, seeds = min(programs, 150), min(seeds, 2)
+    benching.reasoning(json, plot, bank, model, samples, engines, programs, seeds, target or [2.0], seed, jobs)
+
+
 @bench.command("stopping")
 def bench_stopping(
     bank: Annotated[Path, typer.Option(help="recorded chains: a file of JSON lines, packed or not")],

@@ -105,6 +105,35 @@ def predictors(out: Path | None, traces: Sequence[Path], logs: Sequence[Path]) -
     report.write("flowserve bench predictors", results, 0, out)
 
 
+def reasoning(
+    out: Path | None,
+    plot: Path | None,
+    bank: Path,
+    model: str | None,
+    samples: int,
+    engines: int,
+    programs: int,
+    seeds: int,
+    targets: Sequence[float],
+    seed: int,
+    jobs: int,
+) -> None:
+    from flowserve.bench.reasoning import compare
+    from flowserve.bench.reasoning.picture import picture
+
+    options = compare.Options(bank, model, samples, engines, programs, seeds, tuple(targets), seed, jobs)
+    results = compare.measure(options, say)
+    for target in targets:
+        title = f"votes over {samples} chains, p90 within {target:g} times that without load"
+        shown = [case for case in results["cases"] if case["target"] == target]
+        report.show(title, {case["policy"]: {name: case[name] for name in compare.SHOWN} for case in shown})
+    if plot is not None:
+        first = [case for case in results["cases"] if case["target"] == targets[0]]
+        title = f"Votes over {samples} recorded chains on {engines} simulated engine{'s' if engines > 1 else ''}"
+        plot.write_text(picture(title, first), encoding="utf-8")
+    report.write("flowserve bench reasoning", results, seed, out)
+
+
 ALL_RULES = "all"
 
 
