@@ -102,6 +102,9 @@ class Recorder:
         self.calls.append((callee_name, dict(kwargs)))
         return f"{callee_name}!"
 
+    async def ask(self, callee_name: str, kwargs: Mapping[str, Any]) -> context.Answer[Any]:
+        return context.Answer(await self.call(callee_name, kwargs), None, 0)
+
 
 async def test_calls_of_a_dynamic_go_to_its_caller(snippets: ModuleType) -> None:
     recorder = Recorder()

@@ -26,7 +26,7 @@ class Certified:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def rule(self, model: str, prompt: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]]:
+    def rule(self, model: str, template: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]]:
         return ("default", (("threshold", self.threshold), ("apart", 20.0)))
 
 

@@ -1,7 +1,6 @@
 """Recorded chains as programs of a simulation: what is written, when it ends early, and what is voted."""
 
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from flowserve.core.stopping.signals import Trial
 from flowserve.graphs.plan import Plan
 from flowserve.reasoning.bank import Trajectory
 from flowserve.reasoning.replay import Recording, walk
-from flowserve.sim.drive import Arrival, Drive, RunView
+from flowserve.sim.drive import Arrival, Drive, Execution, RunView
 from flowserve.sim.engine import EngineSpec
 from flowserve.sim.voting import SAMPLE, Answer, Chain, Voting, voting_plan
 
@@ -27,11 +26,11 @@ class Seen:
     def __init__(self) -> None:
         self.answers: list[list[Answer]] = []
 
-    def dispatched(self, *_: Any) -> None: ...
+    def dispatched(self, execution: Execution, waited_s: float, now: float) -> None: ...
 
-    def answered(self, *_: Any) -> None: ...
+    def answered(self, execution: Execution, last: bool, now: float) -> None: ...
 
-    def ended(self, view: RunView, *_: Any) -> None:
+    def ended(self, view: RunView, command: object, now: float) -> None:
         program = view.arrival.program
         assert isinstance(program, Voting)
         self.answers.append([program.answer(frame) for frame in view.joined[SAMPLE]])
