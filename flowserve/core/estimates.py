@@ -140,9 +140,9 @@ class Estimates:
         return max(1.0, known.tokens.mean) if known is not None else 1.0
 
     def money(self, digest: str) -> float:
-        """That a run of this plan costs; 0 where nobody knows."""
+        """That a run of this plan costs; 0 where nobody knows. What was charged and taken back may leave a rounding error under 0."""
         known = self.plans.get(digest)
-        return known.money.mean if known is not None else 0.0
+        return max(0.0, known.money.mean) if known is not None else 0.0
 
 
 def begin(state: "SchedulerState", shape: "PlanShape") -> PlanFigures:

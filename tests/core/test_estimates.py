@@ -188,3 +188,11 @@ def test_a_mean_starts_with_what_came_first_and_forgets_in_the_end() -> None:
     for _ in range(100):
         figure.add(1.0)
     assert figure.mean == pytest.approx(1.0, abs=0.01)
+
+
+def test_money_that_was_taken_back_leaves_no_expectation_under_nothing(kit: ModuleType) -> None:
+    bench = kit.Bench()
+    plan = single(kit, "priced", 1.0)
+    serve(bench, plan, 1.0)
+    bench.state.estimates.plans[plan.digest].money.mean = -8e-20
+    assert bench.state.estimates.money(plan.digest) == 0.0

@@ -7,7 +7,7 @@ from math import log
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserve.core.stopping.samples import (
@@ -113,6 +113,7 @@ def test_decided_stops_when_and_only_when_no_rest_could_change_the_winner(labels
 # --- the rules of the AdaptiveConsistency library --------------------------------------------------------
 
 
+@settings(deadline=None)  # the integral is slow on a busy machine
 @given(st.integers(0, 15), st.integers(0, 15))
 def test_of_two_answers_dirichlet_is_the_beta_criterion(a: int, b: int) -> None:
     probability = leads({0: a, 1: b})
