@@ -96,11 +96,21 @@ def test_samples_draw_differently_and_another_run_draws_the_same() -> None:
 
 def test_a_sample_that_fails_gives_no_vote() -> None:
     program = programs.self_consistency(solve, n=5, vote="final")
-    replies = [*solutions("1", "1"), errors.EngineError("broken"), *solutions("1", "2")]
+    replies = [*solutions("1", "1"), errors.EngineError("broken"), *solutions("1", "1")]
     with fs.testing.engine({"solve": replies}):
         result = program.run("?")
-    assert (result.answer.final, result.votes, result.failed) == ("1", {"1": 3, "2": 1}, 1)
-    assert result.ended == "complete" and result.certainty < 0.7
+    assert (result.answer.final, result.votes, result.failed) == ("1", {"1": 4}, 1)
+    assert result.ended == "complete" and result.certainty < 0.7, "five that agree would have been enough"
+
+
+def test_a_defect_is_not_taken_for_a_sample_that_failed() -> None:
+    def reply(call: Call) -> Any:
+        if call.id.split("/")[1] == "2":
+            raise KeyError("ours")
+        return solutions("1")[0]
+
+    with fs.testing.engine({"solve": reply}), pytest.raises(errors.FlowServeError, match="KeyError"):
+        programs.self_consistency(solve, n=5, vote="final").run("?")
 
 
 def test_when_every_sample_fails_the_program_does_and_says_why() -> None:

@@ -89,7 +89,8 @@ def test_the_best_thoughts_go_on_and_the_best_line_is_the_answer() -> None:
 def test_a_list_of_thoughts_counts_up_to_the_breadth() -> None:
     tree = programs.tree_of_thoughts(suggest, judge, breadth=1, depth=1, keep=5)
     with fs.testing.engine(letters(suggest=always(["a", "b", "c"]))) as session:
-        assert tree.run(problem="p").path == ["a"]
+        result = tree.run(problem="p")
+    assert (result.path, result.rewards, result.calls) == (["a"], [0.5], 2)
     assert kinds(session) == {"judge": 1, "suggest": 1}
 
 
@@ -212,7 +213,7 @@ def test_a_reward_outside_its_range_is_told() -> None:
 def test_a_budget_in_the_middle_of_a_search_leaves_the_longest_line() -> None:
     search = programs.rebase(think, reward, width=2, most=2, depth=3, stop=None, budget_calls=7, done=is_final)
     texts = [Step(text=text) for text in "abcdefgh"]
-    with fs.testing.engine({"think": texts, "reward": lambda call: 0.1 * len(words(call, "=")) / 2}):
+    with fs.testing.engine({"think": texts, "reward": lambda call: 1 / len(words(call, "="))}):
         result = search.run(problem="p")
     assert (len(result.path), result.finished, result.ended, result.calls) == (2, False, "budget", 6)
     assert result.votes == {}
@@ -261,6 +262,12 @@ def test_what_was_followed_to_its_end_is_not_followed_again() -> None:
     assert (result.drawn, result.ended) == (6, "complete"), (
         "two first steps with two second steps each, tried on first visits too"
     )
+
+
+def test_equal_first_steps_are_one_place_in_the_tree() -> None:
+    """Two tries at the root give one child, and two tries there end the search; two children would have had two each."""
+    with fs.testing.engine({"think": always(Step(text="R")), "reward": worth}):
+        assert tree(iterations=20).run(problem="p").drawn == 4
 
 
 def test_the_published_rule_stops_after_three_roll_outs_that_agree() -> None:
