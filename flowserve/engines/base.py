@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.errors import Unsupported
 from flowserve.ids import EngineId, Seconds, Tokens
 
@@ -39,6 +40,12 @@ class Segment:
     origin: Origin
     text: str = ""
     """What `ids` encode; for people, and for engines that only take text."""
+    document: str = ""
+    """Chunks: id of the document that it was cut from; "" where nobody said."""
+    version: str = ""
+    """Chunks: version of that document."""
+    free: bool = False
+    """Chunks: its place among its free neighbours means nothing to the author (`any_order=`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class Call:
     """False: nobody reads along, so the engine may send the output in larger pieces."""
     messages: "tuple[PromptMessage, ...] | None" = None
     """The conversation that `segments` render, for engines that do not take tokens. None: a plain prompt."""
+    reuse: Quality = Quality.EXACT
+    """How KV of chunks may be reused; beyond EXACT only engines that have a cachestore do anything else."""
     meta: dict[str, str] = field(default_factory=dict)
     """Workflow, run and node names, for logs and for the scripted engine (`node`)."""
 
@@ -153,6 +162,8 @@ class Output:
     """Set on the first output of choice 0."""
     cached_tokens: Tokens = 0
     """Prompt tokens whose KV was reused exactly; set once, on an output of choice 0 (servers tell it with the last)."""
+    provenance: Provenance | None = None
+    """Where the KV of the prompt came from; set once, on an output of choice 0, by engines that have a cachestore."""
     untold: Tokens = 0
     """Tokens of this delta whose ids the engine does not tell."""
 
@@ -179,6 +190,8 @@ class Capabilities:
     prefix_reuse: bool = False
     lora: bool = False
     kv_connector: bool = False
+    chunk_reuse: tuple[str, ...] = ()
+    """Reuse policies that have passed the gate of its model, by name; (): chunks are reused as prefixes only."""
     thinking_budget: bool = False
     deterministic_seed: bool = False
     tokens: bool = True
