@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, fields
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds, Tokens
 
+SHADOW_SHARE = 0.01
+"""Of the calls that a certified rule has stopped, so many run on unseen, to watch the certificate."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:

@@ -14,7 +14,7 @@ from typing import Any
 from flowserve.assemble.engines import ENGINES, make_seats, model_folder
 from flowserve.assemble.files import Declared, load, load_workflows
 from flowserve.assemble.limits import with_limits
-from flowserve.config import PoolConfig, RuntimeConfig
+from flowserve.config import SHADOW_SHARE, PoolConfig, RuntimeConfig
 from flowserve.errors import ConfigError
 from flowserve.graphs.workflow import Workflow
 from flowserve.poolspec import EngineSpec, PoolSpec, read, unknown_option
@@ -49,6 +49,8 @@ class Settings:
     """For new indexes: `minilm`, `hash`, or a sentence-transformers folder or hub name."""
     certificates: Path | None = None
     """Folder of certificates of exit rules (`flowserve gate stopping`); None: calls end early by the default rule only."""
+    shadow_share: float = SHADOW_SHARE
+    """Of the calls that a certified rule has stopped, so many run on unseen to watch their certificate; 0: none."""
     max_batch: int = 32
     """Sequences that the embedded engine `hf` decodes at once."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -107,11 +109,15 @@ def make_runtime(
         retrieval=make_retrieval(settings),
         config=config,
         log_line=log_line,
-        certificates=None if settings.certificates is None else Folder(settings.certificates),
+        certificates=_certificates(settings),
     )
     for workflow in workflows:
         runtime.register(workflow.program)
     return runtime
+
+
+def _certificates(settings: Settings) -> Folder | None:
+    return None if settings.certificates is None else Folder(settings.certificates, settings.shadow_share)
 
 
 def _pool_config(config: PoolConfig, changes: Mapping[str, Any]) -> PoolConfig:

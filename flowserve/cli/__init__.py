@@ -57,6 +57,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the result obje
 INDEXES = Path(".flowserve/indexes")
 POLICY = "critical_path"
 PREDICTOR = "mean"
+SHADOW_SHARE = 0.01
 PLACEMENT = "marginal"
 PLACEMENTS = "priced, marginal, round_robin, least_calls, least_work, sticky, e2, sal, scls, autellix or objectives"
 
@@ -95,6 +96,9 @@ def serve(
     certificates: Annotated[
         Path | None, typer.Option(help="folder of what gate stopping has written; docs/early-exit.md")
     ] = None,
+    shadow_share: Annotated[
+        float, typer.Option(help="of calls stopped by a certified rule, so many run on unseen", min=0.0, max=1.0)
+    ] = SHADOW_SHARE,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -121,6 +125,7 @@ def serve(
         drop_hopeless,
         placement,
         certificates,
+        shadow_share,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -539,6 +544,7 @@ def _settings(
     drop_hopeless: bool = False,
     placement: str = PLACEMENT,
     certificates: Path | None = None,
+    shadow_share: float = SHADOW_SHARE,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -554,6 +560,7 @@ def _settings(
         indexes=indexes,
         embedder=embedder,
         certificates=certificates,
+        shadow_share=shadow_share,
         runtime=RuntimeConfig(
             policy=policy,
             predictor=predictor,

@@ -47,6 +47,10 @@ class Shadow:
     def observe(self, verdict: Verdict) -> str | None:
         """Why the certificate has to be revoked, None if it need not."""
         self.tally[verdict] = self.tally.get(verdict, 0) + 1
+        return self.breach()
+
+    def breach(self) -> str | None:
+        """As `observe`, of what it remembers."""
         for what, limit, wealth in (
             ("net harm", self.harm_limit, self.evidence_of_harm()),
             ("differing answers", self.differing_limit, self.evidence_of_differing()),

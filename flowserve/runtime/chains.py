@@ -18,7 +18,7 @@ from flowserve.graphs.plan import ExitSpec
 from flowserve.ids import Tokens
 from flowserve.reasoning.answers import Labels
 from flowserve.runtime.breaks import Breaks
-from flowserve.runtime.trials import Answered, continued
+from flowserve.runtime.trials import NOTHING, Answered, continued
 
 GRACE: Tokens = 16
 """Tokens by which a thinking budget may be passed at an engine that enforces it: its own mark takes a few."""
@@ -46,10 +46,12 @@ class Chain:
         """The trial at work."""
         self.num_trials = 0
         self.cut: Cut | None = None
+        self.stopped: str | None = None
+        """The answer that its rule found sure enough, as a trial named it; None: no rule has ended it."""
         self.call: Call | None = None
         """The request that writes the chain; None: none is at an engine."""
         self._labels = Labels()
-        self._said: dict[int, str] = {}
+        self._said: dict[int, Answered] = {}
         self._breaks: Breaks | None = None
         self._budget: Tokens | None = None
         self._tries = False
@@ -64,7 +66,7 @@ class Chain:
         decode, think = engine.tokenizer.decode, self.exit.think
         self._breaks = Breaks(decode, self.exit.at, think[1] if think is not None else None)
         self._breaks.push(call.resumed)
-        self.cut, self._over, self._tries = None, False, engine.capabilities.logprobs
+        self.cut, self.stopped, self._over, self._tries = None, None, False, engine.capabilities.logprobs
         self._budget = self.exit.budget
         if self._budget is not None and engine.capabilities.thinking_budget and think is not None:
             call = replace(call, sampling=replace(call.sampling, thinking_budget=self._budget))
@@ -106,15 +108,17 @@ class Chain:
     def label(self, answered: Answered) -> int:
         """The class of a trial's answer; what was said is kept."""
         label = self._labels[answered.answer]
-        self._said[label] = answered.said
+        self._said[label] = answered
         return label
 
     def stop(self, label: int) -> None:
         """Enough: end the chain by the answer of class `label`."""
+        said = NOTHING if label == UNUSABLE else self._said[label]
+        self.stopped = said.answer
         if self.exit.deliver == "readout" or label == UNUSABLE:
             self.cut = Cut.READOUT
         else:
-            self.cut, self._answer = Cut.ANSWER, self._said[label]
+            self.cut, self._answer = Cut.ANSWER, said.said
 
     def answer(self) -> str:
         """The end of a chain that a trial's answer ends: as if the model had been told to answer there, and had."""

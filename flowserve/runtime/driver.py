@@ -45,6 +45,7 @@ from flowserve.runtime.prompts import PromptFormats
 from flowserve.runtime.reporting import Reporter
 from flowserve.runtime.residency import PrefixNumbers
 from flowserve.runtime.run import Run, TaskState, ended_error
+from flowserve.runtime.shadows import Shadows
 from flowserve.runtime.threads import Threads
 from flowserve.runtime.trials import NOTHING, ask, fork_of
 
@@ -96,7 +97,8 @@ class Driver:
         self._ended = ended
         self._threads = Threads(config.tool_window)
         formats = PromptFormats()
-        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta, certificates)
+        self.shadows = Shadows(self._spawn, self._threads)
+        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta, certificates, self.shadows)
         self._heads = Heads(self.pool, formats, self._threads, self.post, self._spawn)
         self._cache = ResultCache(config.cache_entries)
         self._flights = Flights(self._cache)

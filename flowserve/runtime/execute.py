@@ -7,7 +7,7 @@ chooses: where, when, how often and how long come with the command.
 import inspect
 import json
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -20,12 +20,12 @@ from flowserve.engines.detok import TextStream
 from flowserve.engines.tools import AnswerStream, ToolFormat, calls_message, result_message
 from flowserve.errors import EngineLost, FlowServeError, RetrievalError
 from flowserve.graphs.context import listening
-from flowserve.graphs.plan import LLMSpec, ToolSpec
+from flowserve.graphs.plan import ExitSpec, LLMSpec, ToolSpec
 from flowserve.graphs.types import ToolCall
 from flowserve.ids import EngineId
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime import prompts
-from flowserve.runtime.certified import CONSERVATIVE, Certificates, Rule, rule_of
+from flowserve.runtime.certified import CONSERVATIVE, Certificates, Rule, rule_of, watch_of
 from flowserve.runtime.chains import Chain, Cut, readout_of
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import raised, told_of
@@ -34,6 +34,7 @@ from flowserve.runtime.pool import Pool
 from flowserve.runtime.prompts import Conversation, Prompt, PromptFormats, RawCall
 from flowserve.runtime.records import Choice, Generation
 from flowserve.runtime.run import Run, TaskState
+from flowserve.runtime.shadows import Shadows
 from flowserve.runtime.threads import Threads
 
 LONG_PROMPT_CHARS = 16_000
@@ -56,12 +57,15 @@ class Executor:
         formats: PromptFormats,
         on_delta: Delta,
         certificates: Certificates | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
+        """`shadows` run on what was stopped under `certificates`."""
         self._pool = pool
         self._threads = threads
         self._retrieval = retrieval
         self._on_delta = on_delta
         self._certificates = certificates
+        self._shadows = shadows
         self._formats = formats
         self._orders = PromptOrders()
 
@@ -227,6 +231,8 @@ class Executor:
         if chain.cut is None:
             return
         collected.finish.clear()
+        if chain.stopped is not None:
+            self._shadow(task, call, engine, collected.ids, chain.exit, chain.stopped)
         readout = readout_of(call, engine, collected.ids, chain.cue()) if chain.cut is Cut.READOUT else None
         if chain.cut is Cut.ANSWER:
             last = Output(text=chain.answer(), finish=Finish.STOP)
@@ -237,6 +243,16 @@ class Executor:
             self._on_delta(run, task, command, collected, Output(text=chain.cue()))
             collected.ids.extend(readout.segments[-1].ids)
             await self._write(run, task, command, readout)
+
+    def _shadow(
+        self, task: TaskState, call: Call, engine: Engine, written: Sequence[int], exit: ExitSpec, answer: str
+    ) -> None:
+        """The call was stopped with `answer`; it may be one of those that run on."""
+        if self._shadows is None:
+            return
+        watch = watch_of(exit, call.id, self._pool.known_as(task.prompt.model), self._certificates)
+        if watch is not None:
+            self._shadows.begin(watch, call, engine, written, exit, answer)
 
     # --- everything else ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from flowserve.errors import InputError, Overloaded, UnknownName
 from flowserve.graphs.plan import ExitSpec, ToolSpec
 from flowserve.graphs.program import Program
 from flowserve.graphs.types import Message
-from flowserve.ids import RunId, Seconds
+from flowserve.ids import RunId, Seconds, Tokens
 from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.certified import Certificates
 from flowserve.runtime.driver import Driver
@@ -117,6 +117,10 @@ class Runtime:
     def early_frames(self) -> tuple[int, int]:
         """Frames of maps that were opened before their list was whole, and how many of these were dropped again."""
         return self._driver.state.streamed, self._driver.state.started_over
+
+    def shadows(self) -> tuple[Mapping[str, int], Tokens]:
+        """What became of stopped calls that ran on, by verdict; and the tokens that they cost."""
+        return self._driver.shadows.verdicts, self._driver.shadows.tokens
 
     def drain(self, engine: str, replace: bool = False) -> None:
         """Give an engine no more calls; when it is empty, close it, or start it anew. Raises UnknownName."""

@@ -160,6 +160,7 @@ class _Gauges(Collector):
         for outcome, count in zip(("begun", "dropped"), self._runtime.early_frames(), strict=True):
             frames.add_metric([outcome], count)
         yield frames
+        yield from self._shadows()
         rows = self._runtime.engines()
         for name, field, text in (
             ("flowserve_engine_up", "up", "1 when the engine takes calls."),
@@ -189,6 +190,20 @@ class _Gauges(Collector):
                 happened.add_metric([str(row["id"]), event], float(count))
         yield states
         yield happened
+
+    def _shadows(self) -> Iterator[Metric]:
+        verdicts, tokens = self._runtime.shadows()
+        shadows = CounterMetricFamily(
+            "flowserve_shadows",
+            "Calls stopped under a certificate that ran on unseen, by what it came to; `let_go` ones did not run.",
+            labels=["verdict"],
+        )
+        for verdict, count in sorted(verdicts.items()):
+            shadows.add_metric([verdict], count)
+        yield shadows
+        cost = CounterMetricFamily("flowserve_shadow_tokens", "Tokens that they wrote; charged to nobody.")
+        cost.add_metric([], tokens)
+        yield cost
 
     def _lengths(self) -> Iterator[Metric]:
         predictor, figures = self._runtime.lengths()

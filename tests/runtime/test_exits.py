@@ -270,6 +270,9 @@ class Certified:
         self.asked.append((model, prompt, task))
         return ("default", (("threshold", 0.95), ("apart", 16.0)))
 
+    def watch(self, request: str, model: str, template: str, task: str) -> None:
+        return None
+
 
 async def test_another_rule_than_the_conservative_one_needs_a_certificate() -> None:
     exit = replace(EXIT, rule="certified", task="tides")
@@ -291,6 +294,9 @@ class Wrong(Certified):
 
     def rule(self, model: str, prompt: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]] | None:
         return self.told
+
+    def watch(self, request: str, model: str, template: str, task: str) -> None:
+        return None
 
 
 @pytest.mark.parametrize("certificates", [Wrong("nobody's"), Wrong("default", ("boldness", 1.0))], ids=repr)

@@ -29,6 +29,9 @@ class Certified:
     def rule(self, model: str, template: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]]:
         return ("default", (("threshold", self.threshold), ("apart", 20.0)))
 
+    def watch(self, request: str, model: str, template: str, task: str) -> None:
+        return None
+
 
 class Watched(HFEngine):
     """Keeps count of what it has written, also when it is closed."""

@@ -30,6 +30,9 @@ class Certified:
     def rule(self, model: str, template: str, task: str) -> tuple[str, tuple[tuple[str, float], ...]]:
         return ("default", (("threshold", self.threshold), ("apart", 20.0)))
 
+    def watch(self, request: str, model: str, template: str, task: str) -> None:
+        return None
+
 
 async def solved(runtime: Runtime, exit: ExitSpec | None) -> list[Run]:
     @fs.llm(max_tokens=160, exit=exit, quality="exact" if exit is None else "balanced")
