@@ -18,7 +18,7 @@ from math import inf
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
-from flowserve.reasoning.bounds import (
+from flowserve.bounds import (
     evidence,
     fixed_sequence,
     lower_mean,

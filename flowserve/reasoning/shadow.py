@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from hashlib import sha256
 
-from flowserve.reasoning.bounds import evidence_of_counts
+from flowserve.bounds import evidence_of_counts
 from flowserve.reasoning.certificates import Certificate
 
 

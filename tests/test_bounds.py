@@ -4,7 +4,7 @@ from math import comb, inf
 
 import pytest
 
-from flowserve.reasoning.bounds import (
+from flowserve.bounds import (
     STAKES,
     WEIGHTS,
     binomial_cdf,
