@@ -52,7 +52,7 @@ $(VENV)/bin/pip:
 install = $(BIN)/pip install $(TORCH) $(1) >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 
 # In variables, because a comma ends an argument of call.
-extras     := demo,openai,kv-events,bench
+extras     := demo,openai,kv-events,bench,valkey,s3
 extras-gpu := $(extras),vllm
 
 # Stamps: an environment is rebuilt when what it is made from changes.

@@ -24,6 +24,7 @@
     ├── ValueInvalid          a value inside a run lacks a field, or cannot be compared, rendered or written as JSON
     ├── RetrievalError        ingestion, an index or a search failed
     ├── StoreError            a file or a record could not be written or trusted
+    │   └── StoreAway             a remote store does not answer, or refuses to
     ├── ConfigError           a setting is wrong or a needed package is missing; names it
     └── InternalError         we are wrong; carries the story of the run
 
@@ -200,6 +201,10 @@ class RetrievalError(FlowServeError):
 
 class StoreError(FlowServeError):
     """A file or record could not be written, read or trusted."""
+
+
+class StoreAway(StoreError):
+    """A remote store does not answer, or refuses to serve; what it holds may be there again later."""
 
 
 class ConfigError(FlowServeError):

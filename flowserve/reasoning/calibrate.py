@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 
-from flowserve.errors import ConfigError
-from flowserve.ids import Tokens
 from flowserve.bounds import (
     evidence,
     fixed_sequence,
@@ -26,6 +24,8 @@ from flowserve.bounds import (
     ratio_interval,
     upper_rate,
 )
+from flowserve.errors import ConfigError
+from flowserve.ids import Tokens
 from flowserve.reasoning.outcomes import Outcome, untouched
 
 FOLDS = 5
