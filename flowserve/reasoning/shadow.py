@@ -7,7 +7,6 @@ one only differing answers are, and they are held against how often they differe
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from hashlib import sha256
 
 from flowserve.bounds import evidence_of_counts
 from flowserve.reasoning.certificates import Certificate
@@ -24,11 +23,6 @@ class Verdict(Enum):
     """A checker finds only the earlier one right."""
     DIFFERED = auto()
     """They differ and nobody checks."""
-
-
-def is_shadowed(request: str, share: float) -> bool:
-    """Does this stopped request run on? Decided by its id alone, so that every replica and every replay decides alike."""
-    return int.from_bytes(sha256(request.encode()).digest()[:8], "big") < share * 2**64
 
 
 @dataclass
