@@ -5,9 +5,10 @@ chooses while layers are computed, and only `blend/` runs it. Everything that no
 always computed, whatever the policy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
@@ -16,6 +17,16 @@ NAMES: Final = ("none", "sink0", "first_k", "hkvd", "budgeted", "query_attn", "f
 STATIC: Final = frozenset({"none", "sink0", "first_k", "budgeted", "full"})
 PASTES: Final = frozenset({"none", "sink0"})
 """Policies that recompute nothing of a chunk: only class `fast` allows them."""
+PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "none": (),
+    "sink0": (),
+    "first_k": ("k",),
+    "hkvd": ("ratio", "check_layer", "metric", "gradual"),
+    "budgeted": ("ratio",),
+    "query_attn": ("ratio",),
+    "full": (),
+}
+"""Which fields of a Policy mean something to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +76,44 @@ class Policy:
     def static(self) -> bool:
         """Is its selection known before the forward pass?"""
         return self.name in STATIC
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its own, by name: what tells it from others of its name."""
+        return {name: getattr(self, name) for name in PARAMETERS[self.name]}
+
+    def __str__(self) -> str:
+        """As `parse_policy` reads it; with defaults, which may change."""
+        told = (f"{name}={_told(value)}" for name, value in self.parameters.items() if value != ())
+        return ":".join(filter(None, (self.name, ",".join(told))))
+
+
+def parse_policy(text: str) -> Policy:
+    """Of `hkvd`, `first_k:k=32` or `hkvd:ratio=0.2,gradual=0.2/0.1`. Raises ConfigError."""
+    name, _, rest = text.partition(":")
+    if name not in NAMES:
+        raise ConfigError(f"reuse policy: expected one of {', '.join(NAMES)}; got '{name}'")
+    values: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        parameter, equals, value = item.partition("=")
+        if parameter not in PARAMETERS[name] or not equals:
+            known = ", ".join(f"{each}=" for each in PARAMETERS[name]) or "no parameters"
+            raise ConfigError(f"reuse policy '{text}': expected {known}; got '{item}'")
+        try:
+            values[parameter] = _READERS[parameter](value)
+        except ValueError as error:
+            raise ConfigError(f"reuse policy '{text}' {parameter}: expected a number, got '{value}'") from error
+    return Policy(name, **values)
+
+
+_READERS: Final[Mapping[str, Any]] = {
+    "k": int,
+    "ratio": float,
+    "check_layer": int,
+    "metric": str,
+    "gradual": lambda text: tuple(float(each) for each in text.split("/")),
+}
+
+
+def _told(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
