@@ -6,6 +6,7 @@ client has its answer long before. A policy that was turned off stays off, over 
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from flowserve.bounds import evidence_of_counts
@@ -41,12 +42,20 @@ class Watch:
         tally.far += not kl < limits.kl
         tally.differing += not agrees
         for what, count, limit in (
-            (f"first tokens with a KL from {limits.kl:g} nats", tally.far, self.gate.far_high),
-            ("other first tokens", tally.differing, self.gate.differing_high),
+            (f"first tokens with a KL from {limits.kl:g} nats", tally.far, self.far_high),
+            ("other first tokens", tally.differing, self.differing_high),
         ):
             if evidence_over(count, tally.seen, limit) >= 2 / self.error:
                 return f"shadows show more {what} than {100 * limit:.2f} %: {count} of {tally.seen}"
         return None
+
+    @cached_property
+    def far_high(self) -> float:
+        return self.gate.far_high
+
+    @cached_property
+    def differing_high(self) -> float:
+        return self.gate.differing_high
 
 
 def evidence_over(count: int, seen: int, limit: float) -> float:

@@ -19,9 +19,10 @@ IDENTITY = Identity("f" * 64, "main", "tok", "bfloat16")
 GOOD = Figures(400, "f1", 0.62, 0.618, 0.015, 0.02, 6, 8)
 
 
-def gate(
-    policy: Policy = Policy("first_k"), identity: Identity = IDENTITY, codec: str = "raw16", **changes: Any
-) -> Gate:
+FIRST_K = Policy("first_k")
+
+
+def gate(policy: Policy = FIRST_K, identity: Identity = IDENTITY, codec: str = "raw16", **changes: Any) -> Gate:
     made = Gate(
         subject_of(identity, policy, codec),
         "org/model-7b",
