@@ -75,7 +75,7 @@ class Thresholds:
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"gate {name}: expected a share between 0 and 1, got {getattr(self, name)}")
         if not 0 < self.error < 0.5:
-            raise ConfigError(f"gate error: expected a chance between 0 and 0.5, got {self.error}")
+            raise ConfigError(f"gate error: expected a chance between 0 and 0.5; got {self.error}")
         if self.kl <= 0 or not 0 <= self.full <= 1:
             raise ConfigError(f"gate: expected kl above 0 and full from 0 to 1; got kl={self.kl}, full={self.full}")
 

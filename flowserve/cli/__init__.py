@@ -319,6 +319,28 @@ def gate_stopping(
     raise typer.Exit(gating.stopping(bank, out, rule or [], risk, confidence, template, task or [], days, json_rows))
 
 
+@gate.command("reuse")
+def gate_reuse(
+    cases: Annotated[list[Path], typer.Option(help="measured cases of a model and a policy: JSON lines; repeatable")],
+    out: Annotated[Path, typer.Option(help="folder of the gate files")],
+    score: Annotated[str, typer.Option(help="f1 or exact")] = "f1",
+    loss: Annotated[float, typer.Option(help="of score, that is allowed in the mean")] = 0.02,
+    confidence: Annotated[float, typer.Option(help="that no limit is broken")] = 0.95,
+    kl: Annotated[float, typer.Option(help="nats from which a first token is far from that of full prefill")] = 1.0,
+    far: Annotated[float, typer.Option(help="share of cases that may be far")] = 0.1,
+    differing: Annotated[float, typer.Option(help="share of cases that may have another likeliest first token")] = 0.1,
+    full: Annotated[float, typer.Option(help="score that full prefill must reach")] = 0.3,
+    days: Annotated[int, typer.Option(help="how long gates hold", min=1, max=3650)] = 90,
+    json_rows: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Open the gate of each measured model and policy, or refuse it and shut an open one; 1 if all are refused."""
+    from flowserve.cachestore.gates import Thresholds
+    from flowserve.cli import gating
+
+    limits = Thresholds(loss, round(1 - confidence, 12), kl, far, differing, full)
+    raise typer.Exit(gating.reuse(cases, out, score, limits, days, json_rows))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
