@@ -89,14 +89,15 @@ class Policy:
 
 
 def parse_policy(text: str) -> Policy:
-    """Of `hkvd`, `first_k:k=32` or `hkvd:ratio=0.2,gradual=0.2/0.1`. Raises ConfigError."""
+    """Of `hkvd`, `first_k:32` (its first parameter) or `hkvd:ratio=0.2,gradual=0.2/0.1`. Raises ConfigError."""
     name, _, rest = text.partition(":")
-    if name not in NAMES:
-        raise ConfigError(f"reuse policy: expected one of {', '.join(NAMES)}; got '{name}'")
+    Policy(name)  # an unknown name is the first thing to say
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         parameter, equals, value = item.partition("=")
-        if parameter not in PARAMETERS[name] or not equals:
+        if not equals and PARAMETERS[name]:
+            parameter, value = PARAMETERS[name][0], item
+        if parameter not in PARAMETERS[name]:
             known = ", ".join(f"{each}=" for each in PARAMETERS[name]) or "no parameters"
             raise ConfigError(f"reuse policy '{text}': expected {known}; got '{item}'")
         try:

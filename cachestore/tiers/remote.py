@@ -36,4 +36,5 @@ def _s3(url: str, ttl_s: Seconds | None) -> Tier:
         raise ConfigError(f"remote tier '{url}': expected a bucket, as s3://bucket/prefix")
     if ttl_s is not None:
         raise ConfigError(f"remote tier '{url}': objects expire by the bucket's lifecycle rule; leave ttl_s out")
-    return s3.S3Tier(parts.netloc, parts.path.strip("/") or "flowserve", **options)
+    prefix = parts.path.strip("/") or "flowserve"
+    return s3.S3Tier(parts.netloc, prefix, options.get("endpoint"), options.get("region"))

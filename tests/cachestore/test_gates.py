@@ -223,12 +223,26 @@ def test_a_policy_that_is_written_is_read_back(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("sink0", Policy("sink0")),
+        ("first_k:32", Policy("first_k", k=32)),
+        ("query_attn:0.3", Policy("query_attn", ratio=0.3)),
+        ("hkvd:0.2,gradual=0.2/0.1", Policy("hkvd", ratio=0.2, gradual=(0.2, 0.1))),
+    ],
+)
+def test_a_policy_is_read_from_its_short_form(text: str, policy: Policy) -> None:
+    assert parse_policy(text) == policy
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("blend", "expected one of none, sink0"),
         ("none:k=1", "expected no parameters; got 'k=1'"),
         ("first_k:ratio=0.1", "expected k=; got 'ratio=0.1'"),
-        ("first_k:k", "expected k=; got 'k'"),
+        ("first_k:many", "k: expected a number, got 'many'"),
+        ("none:1", "expected no parameters; got '1'"),
         ("first_k:k=many", "k: expected a number, got 'many'"),
         ("hkvd:check_layer=0", "check_layer: expected at least 1"),
     ],
