@@ -95,8 +95,8 @@ def parse_policy(text: str) -> Policy:
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         parameter, equals, value = item.partition("=")
-        if not equals and PARAMETERS[name]:
-            parameter, value = PARAMETERS[name][0], item
+        if not equals:
+            parameter, value = next(iter(PARAMETERS[name]), ""), item
         if parameter not in PARAMETERS[name]:
             known = ", ".join(f"{each}=" for each in PARAMETERS[name]) or "no parameters"
             raise ConfigError(f"reuse policy '{text}': expected {known}; got '{item}'")

@@ -335,10 +335,10 @@ def gate_reuse(
 ) -> None:
     """Open the gate of each measured model and policy, or refuse it and shut an open one; 1 if all are refused."""
     from flowserve.cachestore.gates import Thresholds
-    from flowserve.cli import gating
+    from flowserve.cli import gating_reuse
 
     limits = Thresholds(loss, round(1 - confidence, 12), kl, far, differing, full)
-    raise typer.Exit(gating.reuse(cases, out, score, limits, days, json_rows))
+    raise typer.Exit(gating_reuse.reuse(cases, out, score, limits, days, json_rows))
 
 
 @app.command()

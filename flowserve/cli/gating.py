@@ -1,9 +1,9 @@
-"""`flowserve gate`: what recorded models and measured policies may be used for, and what was refused why."""
+"""`flowserve gate stopping`: certificates for the recorded models, and what was refused why."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flowserve.bench.reuse.quality import figures, read_cases
-from flowserve.cachestore.gates import Gate, Gates, Thresholds
 from flowserve.clock import SystemClock
 from flowserve.errors import ConfigError
 from flowserve.reasoning.bank import read_bank
@@ -47,7 +45,7 @@ def stopping(
     if not judged:
         raise ConfigError(f"--bank: {bank} has no trajectories")
     store, digest = Certificates(out), sha256(bank.read_bytes()).hexdigest()
-    created = _now()
+    created = datetime.fromtimestamp(int(SystemClock().wall()), UTC)
     for each in judged:
         certificate = certificate_of(each, risk, digest, created, days)
         if certificate is not None:
@@ -59,41 +57,6 @@ def stopping(
     else:
         _show(judged)
     return 0 if any(not isinstance(each.verdict, Refused) for each in judged) else 1
-
-
-def reuse(files: Sequence[Path], out: Path, score: str, limits: Thresholds, days: int, as_json: bool) -> int:
-    """Exit code: 0 if any passed. A gate that is refused now is shut; refused ones are not written."""
-    store, created = Gates(out), _now()
-    gates = [_gate(path, score, limits, created, days) for path in files]
-    for gate in gates:
-        if gate.refusal is None:
-            store.write(gate)
-        else:
-            store.revoke(gate.subject, f"refused on {created.date()}: {gate.refusal}")
-    if as_json:
-        print(json.dumps([_reuse_row(gate, store) for gate in gates], indent=2))
-    else:
-        _show_reuse(gates)
-    return 0 if any(gate.refusal is None for gate in gates) else 1
-
-
-def _gate(path: Path, score: str, limits: Thresholds, created: datetime, days: int) -> Gate:
-    measured, cases = read_cases(path)
-    return Gate(
-        subject=measured.subject,
-        name=measured.name,
-        figures=figures(cases, score, limits),
-        thresholds=limits,
-        dataset=measured.dataset,
-        dataset_sha256=measured.dataset_sha256,
-        created=created,
-        expires=created + timedelta(days=days),
-        versions=measured.versions,
-    )
-
-
-def _now() -> datetime:
-    return datetime.fromtimestamp(int(SystemClock().wall()), UTC)
 
 
 def _revoke(store: Certificates, judged: Judged, refused: Refused, now: datetime) -> None:
@@ -175,38 +138,3 @@ def _cells(figures: Figures | None) -> dict[str, str]:
         "at worst": f"{100 * figures.change_low:+.2f}",
         "saved": f"{100 * figures.saved:.1f} %",
     }
-
-
-def _reuse_row(gate: Gate, store: Gates) -> dict[str, Any]:
-    subject = gate.subject
-    return {
-        "model": subject.model,
-        "name": gate.name,
-        "revision": subject.revision,
-        "policy": str(subject.policy),
-        "codec": subject.codec,
-        "passed": gate.refusal is None,
-        "reason": gate.refusal,
-        "figures": {**asdict(gate.figures), "loss": gate.figures.loss},
-        "file": str(store.path(subject)) if gate.refusal is None else None,
-    }
-
-
-def _show_reuse(gates: Sequence[Gate]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for name in ("model", "policy"):
-        table.add_column(name, overflow="fold")
-    for name in ("codec", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ("cases", "full", "policy's", "at worst", "KL"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for gate in gates:
-        found, subject = gate.figures, gate.subject
-        numbers = (found.score_full, found.score_policy, found.score_full - found.loss_high, found.kl_mean)
-        verdict = "passed" if gate.refusal is None else "REFUSED"
-        cells = (str(found.n), *(f"{number:.3f}" for number in numbers))
-        table.add_row(gate.name, str(subject.policy), subject.codec, verdict, *cells)
-    Console().print(table)
-    for gate in gates:
-        if gate.refusal is not None:
-            print(f"{gate.name}, {gate.subject.policy}: refused: {gate.refusal}")
