@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from flowserve.bounds import evidence_of_counts
-from flowserve.cachestore.gates import Gate, Gates, Subject, write_whole
+from flowserve.cachestore.gatefiles import Gates, write_whole
+from flowserve.cachestore.gates import Gate, Subject
 from flowserve.errors import ConfigError, StoreError
 from flowserve.shadowing import is_shadowed
 

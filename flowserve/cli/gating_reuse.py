@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flowserve.bench.reuse.quality import figures, read_cases
-from flowserve.cachestore.gates import Gate, Gates, Thresholds
+from flowserve.cachestore.gatefiles import Gates
+from flowserve.cachestore.gates import Gate, Thresholds
 from flowserve.clock import SystemClock
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserve.cachestore.gates import Absent, Figures, Gate, Gates, Thresholds, allowed, read, subject_of
+from flowserve.cachestore.gatefiles import Absent, Gates, read
+from flowserve.cachestore.gates import Figures, Gate, Thresholds, allowed, subject_of
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.policies import NAMES, Policy, parse_policy
 from flowserve.cachestore.segments import Quality

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserve.cachestore.gates import Absent, Figures, Gate, Gates, Thresholds, subject_of
+from flowserve.cachestore.gatefiles import Absent, Gates
+from flowserve.cachestore.gates import Figures, Gate, Thresholds, subject_of
 from flowserve.cachestore.guard import Guard, Tally, Watch, evidence_over
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.policies import Policy

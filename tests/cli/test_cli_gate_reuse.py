@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flowserve.bench.reuse.quality import Case, Measured, write_cases
-from flowserve.cachestore.gates import Absent, Gate, Gates, Subject
+from flowserve.cachestore.gatefiles import Absent, Gates
+from flowserve.cachestore.gates import Gate, Subject
 from flowserve.cachestore.policies import Policy
 
 SAME = Case(1.0, 1.0, 1.0, 1.0, 0.01, True)
