@@ -185,16 +185,12 @@ class ValkeyTier:
 
 
 def _client(url: str, connect_timeout_s: Seconds, timeout_s: Seconds) -> Any:
-    """Tried twice where a connection is broken, because the server may have been restarted since; once where time ran out."""
+    """The pool opens a connection anew that was broken since its last use; nothing else is tried twice."""
     try:
         from valkey import Valkey
-        from valkey.backoff import NoBackoff
-        from valkey.exceptions import ConnectionError as Broken
-        from valkey.retry import Retry
     except ImportError as error:
         raise ConfigError(f"{_where(url)}: the package is missing; pip install 'flowserve[valkey]'") from error
-    retry = Retry(NoBackoff(), 1, supported_errors=(Broken,))
-    return Valkey.from_url(url, socket_connect_timeout=connect_timeout_s, socket_timeout=timeout_s, retry=retry)
+    return Valkey.from_url(url, socket_connect_timeout=connect_timeout_s, socket_timeout=timeout_s)
 
 
 def _where(url: str) -> str:

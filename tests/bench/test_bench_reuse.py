@@ -68,7 +68,7 @@ class Scripted:
     def reply(self, question: Question, policy: Policy | None) -> Reply:
         self.asked.append((question.text, str(policy)))
         is_right = policy is None or question.text == "easy"
-        return Reply("Paris" if is_right else "Rome", log_softmax([3.0, 0.0] if is_right else [0.0, 3.0]))
+        return Reply("Paris" if is_right else "Rome", log_softmax([3.0, 0.0] if is_right else [0.0, 1.0]))
 
 
 def test_each_question_is_answered_in_both_ways_and_graded() -> None:
@@ -77,7 +77,7 @@ def test_each_question_is_answered_in_both_ways_and_graded() -> None:
     easy, hard = measure(replies, questions, Policy("none"))
     assert easy == SAME
     assert (hard.f1_full, hard.f1_policy, hard.exact_policy, hard.agrees) == (1.0, 0.0, 0.0, False)
-    assert hard.kl == pytest.approx(kl(log_softmax([3.0, 0.0]), log_softmax([0.0, 3.0])))
+    assert hard.kl == pytest.approx(kl(log_softmax([3.0, 0.0]), log_softmax([0.0, 1.0])))
     assert replies.asked == [("easy", "None"), ("easy", "none"), ("hard", "None"), ("hard", "none")]
 
 

@@ -13,6 +13,7 @@ from flowserve.cachestore.guard import Guard, Tally, Watch, evidence_over
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.policies import Policy
 from flowserve.errors import ConfigError, StoreError
+from flowserve.shadowing import is_shadowed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GATE = Gate(
@@ -48,6 +49,17 @@ def test_drift_turns_it_off_within_some_hundred_shadows(case: dict[str, float], 
     assert numbers[5] <= most
 
 
+def test_it_is_turned_off_as_soon_as_the_evidence_is_two_over_the_error_and_not_before() -> None:
+    watch = Watch(GATE, error=0.01)
+    for seen in range(1, 200):
+        reason = watch.observe(0.1, agrees=seen % 5 != 0)
+        wealth = evidence_over(seen // 5, seen, GATE.differing_high)
+        assert (reason is not None) == (wealth >= 200)
+        if reason is not None:
+            return
+    raise AssertionError("it was never turned off")
+
+
 def test_a_distribution_that_is_no_number_counts_as_far() -> None:
     watch = Watch(GATE)
     watch.observe(float("nan"), True)
@@ -68,6 +80,7 @@ def test_one_in_a_hundred_is_shadowed_and_others_than_by_other_guards() -> None:
     chosen = {number for number in range(20_000) if guard.is_shadowed(f"request-{number}")}
     assert 0.007 < len(chosen) / 20_000 < 0.013
     assert chosen == {number for number in range(20_000) if guard.is_shadowed(f"request-{number}")}
+    assert chosen != {number for number in range(20_000) if is_shadowed(f"request-{number}", 0.01)}
 
 
 def until_off(guard: Guard, gate: Gate = GATE) -> tuple[int, str]:

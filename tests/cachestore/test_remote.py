@@ -112,16 +112,36 @@ def test_after_a_rest_one_call_tries_and_each_failed_try_doubles_the_rest_up_to_
     assert breaker.read(KEY, 0, 6) == b"record"
 
 
+def test_while_one_call_tries_all_others_are_answered_at_once() -> None:
+    memory, clock = Memory(), ManualClock()
+    breaker = broken(memory, clock)
+    meanwhile: list[Any] = []
+
+    class Slow(Memory):
+        def read(self, key: bytes, offset: int, length: int) -> bytes | None:
+            meanwhile.append(breaker.size(KEY))
+            return super().read(key, offset, length)
+
+    slow = Slow()
+    breaker._inner = slow
+    clock.advance(1.0)
+    breaker.read(OTHER, 0, 1)
+    assert (meanwhile, slow.calls, breaker.refused) == ([None], 1, {"size": 1})
+    assert not breaker.rests
+
+
 def test_a_deletion_that_did_not_arrive_is_owed_and_its_record_not_served() -> None:
     memory, clock = Memory(), ManualClock()
     memory.records = {KEY: b"old", OTHER: b"kept"}
     breaker = broken(memory, clock)
     breaker.delete(KEY)
     memory.up = True
-    assert breaker.read(KEY, 0, 3) is None
     clock.advance(1.0)
-    assert breaker.read(OTHER, 0, 4) == b"kept"
+    assert breaker.read(KEY, 0, 3) is None
+    assert breaker.size(KEY) is None
+    assert dict(breaker.keys()) == {OTHER: 4}
     assert memory.records == {OTHER: b"kept"}
+    assert breaker.read(OTHER, 0, 4) == b"kept"
 
 
 def test_what_is_put_after_an_owed_deletion_stays() -> None:
@@ -131,9 +151,9 @@ def test_what_is_put_after_an_owed_deletion_stays() -> None:
     breaker.delete(KEY)
     with pytest.raises(StoreAway):
         breaker.put(KEY, [b"new"])
-    assert breaker.size(KEY) is None
     memory.up = True
     clock.advance(1.0)
+    assert breaker.read(KEY, 0, 3) is None
     breaker.put(KEY, [b"new"])
     assert breaker.read(KEY, 0, 3) == b"new"
     assert breaker.read(KEY, 0, 3) == b"new"
