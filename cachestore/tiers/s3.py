@@ -109,6 +109,7 @@ def _client(
         import boto3
         from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise ConfigError("s3 tier: the package is missing; pip install 'flowserve[s3]'") from error
     config = Config(
@@ -119,7 +120,10 @@ def _client(
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint else None,
     )
-    client = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigError(f"s3 tier: endpoint '{endpoint or ''}', region '{region or ''}': {error}") from error
     transfer = TransferConfig(
         multipart_threshold=part_bytes, multipart_chunksize=part_bytes, preferred_transfer_client="classic"
     )

@@ -190,7 +190,15 @@ def _client(url: str, connect_timeout_s: Seconds, timeout_s: Seconds) -> Any:
         from valkey import Valkey
     except ImportError as error:
         raise ConfigError(f"{_where(url)}: the package is missing; pip install 'flowserve[valkey]'") from error
-    return Valkey.from_url(url, socket_connect_timeout=connect_timeout_s, socket_timeout=timeout_s)
+    try:
+        client = Valkey.from_url(url, socket_connect_timeout=connect_timeout_s, socket_timeout=timeout_s)
+        pool = client.connection_pool
+        pool.connection_class(
+            **pool.connection_kwargs
+        )  # one that never connects: it says what is wrong with the options
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{_where(url)}: expected options that the client knows: {error}") from error
+    return client
 
 
 def _where(url: str) -> str:
@@ -198,7 +206,11 @@ def _where(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ConfigError(f"valkey tier: expected a URL such as valkey://host:6379/0, got scheme '{parts.scheme}'")
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError as error:
+        raise ConfigError(f"valkey tier at {parts.hostname}: {error}") from error
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _header(head: bytes) -> Header | None:

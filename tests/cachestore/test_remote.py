@@ -359,6 +359,10 @@ def test_bytes_that_somebody_changed_on_the_server_are_never_used(valkey_servers
         ("s3:///prefix", None, "expected a bucket, as s3://bucket/prefix"),
         ("s3://bucket/p?end=x", None, "unknown 'end'; known are endpoint, region"),
         ("s3://bucket/p", 60.0, "objects expire by the bucket's lifecycle rule"),
+        ("s3://bucket/p?endpoint=here&region=x", None, "endpoint 'here', region 'x': Invalid endpoint: here"),
+        ("valkey://host:port/0", None, "valkey tier at host: Port could not be cast"),
+        ("valkey://:sesame@host?socket_timeout=x", None, "^valkey://host: expected options that the client knows: Inv"),
+        ("valkey://host?nonsense=1", None, "unexpected keyword argument 'nonsense'"),
         ("valkey://host", 0.0, "ttl_s: expected at least 0.001 seconds, got 0.0"),
     ],
 )
