@@ -1,6 +1,8 @@
 """Remote tiers when things go wrong: servers that die, hang, are full, forget, or lie."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -240,6 +242,35 @@ def test_parts_whose_header_never_came_are_nobodys_and_vanish(valkey_servers: Se
     assert client.dbsize() == 10
     assert (list(tier.keys()), tier.size(KEY)) == ([], None)
     assert _within(5.0, lambda: client.dbsize() == 0)
+
+
+WRITER = """
+import sys
+from flowserve.cachestore.tiers.valkey import ValkeyTier
+tier = ValkeyTier(sys.argv[1], part_bytes=100_000)
+number = 0
+while True:
+    number += 1
+    tier.put(bytes(32), [bytes([number % 251]) * (1_000_000 + number % 7)])
+    print(number, flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_or_the_new_record_whole(valkey_servers: Servers) -> None:
+    server = valkey_servers()
+    tier = ValkeyTier(server.url, part_bytes=100_000)
+    for delay_ms in range(0, 40, 4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, server.url], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay_ms / 1000)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        ((key, size),) = tier.keys()
+        found = tier.read(key, 0, 2_000_000)
+        assert found is not None
+        assert (len(found), len(set(bytes(found)))) == (size, 1)
 
 
 def test_parts_that_waited_too_long_for_their_header_are_no_record(valkey_servers: Servers, monkeypatch: Any) -> None:
