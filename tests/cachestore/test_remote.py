@@ -398,11 +398,14 @@ def test_bytes_that_somebody_changed_on_the_server_are_never_used(valkey_servers
     ],
 )
 def test_what_is_set_wrongly_is_told(url: str, ttl_s: float | None, told: str) -> None:
+    pytest.importorskip("valkey", reason="the client is not installed (flowserve[valkey])")
+    pytest.importorskip("boto3", reason="the client is not installed (flowserve[s3])")
     with pytest.raises(ConfigError, match=told):
         open_remote(url, ttl_s)
 
 
 def test_no_message_tells_a_password() -> None:
+    pytest.importorskip("valkey", reason="the client is not installed (flowserve[valkey])")
     tier = ValkeyTier("valkey://user:sesame@127.0.0.1:1/0")
     with pytest.raises(StoreAway) as away:
         tier.size(KEY)
