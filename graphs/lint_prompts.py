@@ -41,6 +41,15 @@ def _of_one(spec: LLMSpec, fixed: frozenset[str]) -> Iterator[Problem]:
     yield from _order(spec, fixed)
     yield from _passages(spec, read)
     yield from _parameters(spec, read)
+    yield from _reuse(spec)
+
+
+def _reuse(spec: LLMSpec) -> Iterator[Problem]:
+    """Only what a loop writes is a chunk, whose KV can be reused at another place."""
+    loops = any(span.kind == "each" for span in (*spec.template.system, *spec.template.user))
+    if spec.reuse not in (None, "exact") and not loops:
+        remedy = "Write the passages with {% for %}, or leave reuse out."
+        yield Problem(spec.name, "a loop over passages in the prompt", f"reuse='{spec.reuse}' and no loop", remedy)
 
 
 def _fixed(node: Node) -> frozenset[str]:

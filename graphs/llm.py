@@ -250,6 +250,7 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
             lambda v: isinstance(v, tuple) and len(v) <= 16 and all(isinstance(s, str) and s for s in v),
         ),
         "quality": (f"one of {', '.join(QUALITIES)}", lambda v: v in QUALITIES),
+        "reuse": (f"None or one of {', '.join(QUALITIES)}", lambda v: v is None or v in QUALITIES),
         "stream": ("True or False", lambda v: isinstance(v, bool)),
         "regex": ("a regular expression or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
         "grammar": ("a Lark grammar or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
@@ -320,6 +321,7 @@ def llm(
     seed: int | None = None,
     stop: str | list[str] | tuple[str, ...] = (),
     quality: str = "exact",
+    reuse: str | None = None,
     stream: bool = True,
     regex: str | None = None,
     grammar: str | None = None,
@@ -346,6 +348,7 @@ def llm(
     seed: int | None = None,
     stop: str | list[str] | tuple[str, ...] = (),
     quality: str = "exact",
+    reuse: str | None = None,
     stream: bool = True,
     regex: str | None = None,
     grammar: str | None = None,
@@ -360,8 +363,8 @@ def llm(
     """Declare a model call: typed parameters, a body that calls `fs.prompt(...)`, a typed result.
 
     A result type other than `str` makes the model answer in JSON of that type. `retry=2` means two more tries;
-    `timeout` is seconds of one try; `quality` is how much approximation is allowed (`exact` is none). `regex` or
-    `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
+    `timeout` is seconds of one try; `quality` is how much approximation is allowed (`exact` is none), and
+    `reuse` how much of it in KV of passages that was computed elsewhere (None: as `quality`). `regex` or `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
     is lost: `restart`, `continue` elsewhere, or `fail`. `any_order` names a list whose `{% for %}` may be written in any
     order: then a prompt begins as recent ones did, and its answer is the answer to the prompt in that order.
     `exit=fs.early_exit(...)` lets the call end when it is sure of its answer.
@@ -375,6 +378,7 @@ def llm(
         "seed": seed,
         "stop": stop,
         "quality": quality,
+        "reuse": reuse,
         "stream": stream,
         "regex": regex,
         "grammar": grammar,

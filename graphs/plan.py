@@ -293,6 +293,8 @@ class LLMSpec:
     stop: tuple[str, ...] = ()
     quality: str = "exact"
     """How much approximation the author allows: `exact`, `balanced`, `fast`."""
+    reuse: str | None = None
+    """The same for KV of passages that is pasted where they stand in the prompt; None: as `quality`."""
     stream: bool = True
     regex: str | None = None
     """What the whole text must match; None: anything."""
@@ -310,7 +312,7 @@ class LLMSpec:
 
 
 SAMPLING = (
-    "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "stream", "regex", "grammar",
+    "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "reuse", "stream", "regex", "grammar",
     "thinking_budget", "on_loss", "any_order", "exit",
 )  # fmt: skip
 """Fields of LLMSpec that an author sets by keyword."""

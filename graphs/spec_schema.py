@@ -48,6 +48,7 @@ _LLM = _object(
     seed={"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
     stop={"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 16},
     quality={"enum": ["exact", "balanced", "fast"]},
+    reuse={"enum": ["exact", "balanced", "fast", None]},
     stream={"type": "boolean"},
     regex={"type": ["string", "null"], "minLength": 1, "maxLength": 10_000},
     grammar={"type": ["string", "null"], "minLength": 1, "maxLength": 100_000},

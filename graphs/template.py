@@ -13,7 +13,7 @@ import jinja2
 from flowserve.errors import ValueInvalid
 from flowserve.graphs.plan import Span, Template
 from flowserve.graphs.sandbox import MAX_OUTPUT_CHARS, compiled, start_budget
-from flowserve.graphs.types import Message, ToolCall
+from flowserve.graphs.types import Doc, Message, ToolCall
 
 TEMPLATE, VALUE, CHUNK = "template", "value", "chunk"
 """Origins; equal to the values of `engines.base.Origin`."""
@@ -29,6 +29,10 @@ class Piece:
     origin: str
     free: bool = False
     """It may change places with the other free pieces, which stand beside it."""
+    document: str = ""
+    """Of a chunk that writes a `Doc`: the document that it was cut from."""
+    version: str = ""
+    """And its version, where the document's metadata has one under `version`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,10 @@ def render(spans: Sequence[Span], values: Mapping[str, Any], any_order: str | No
         if span.kind == "const":
             found = [Piece(span.text, TEMPLATE)]
         elif span.kind == "var":
-            found = [Piece(text, VALUE) for text in _render(span.text, values, size)]
+            found = [Piece(text, VALUE) for text, _ in _render(span.text, values, size)]
         else:
             free = span.over == any_order
-            found = [Piece(text, CHUNK, free) for text in _render(_loop(span), values, size)]
+            found = [Piece(text, CHUNK, free, *_cut_from(item)) for text, item in _render(_loop(span), values, size)]
         pieces += [piece for piece in found if piece.text]
         size += sum(len(piece.text) for piece in found)
         _check_size(size)
@@ -96,7 +100,12 @@ def message(value: Any) -> Message:
 
 def _loop(span: Span) -> str:
     """The loop of an `each` span as a template that marks the end of every iteration."""
-    return f"{{% for {span.item} in {span.over} %}}{span.text}{{{{ {_MARK}() }}}}{{% endfor %}}"
+    return f"{{% for {span.item} in {span.over} %}}{span.text}{{{{ {_MARK}({span.item}) }}}}{{% endfor %}}"
+
+
+def _cut_from(item: object) -> tuple[str, str]:
+    """Id and version of the document that an item of a loop is a passage of; "" where there is none."""
+    return (item.document, item.metadata.get("version", "")) if isinstance(item, Doc) else ("", "")
 
 
 class _Mark:
@@ -108,14 +117,16 @@ class _Mark:
     def __init__(self, chunks: list[str]) -> None:
         self.chunks = chunks
         self.ends: list[int] = []
+        self.items: list[object] = []
 
-    def __call__(self) -> str:
+    def __call__(self, item: object) -> str:
         self.ends.append(len(self.chunks))
+        self.items.append(item)
         return ""
 
 
-def _render(source: str, values: Mapping[str, Any], size: int) -> list[str]:
-    """The text of a template, cut at its marks."""
+def _render(source: str, values: Mapping[str, Any], size: int) -> list[tuple[str, object]]:
+    """The text of a template, cut at its marks, each part with what was given to its mark; the last one, which has none, with None."""
     chunks: list[str] = []
     mark = _Mark(chunks)
     try:
@@ -133,7 +144,8 @@ def _render(source: str, values: Mapping[str, Any], size: int) -> list[str]:
         raise ValueInvalid(f"the template cannot be rendered: {type(error).__name__}: {error}") from None
     starts = [0, *mark.ends]
     ends = [*mark.ends, len(chunks)]
-    return ["".join(chunks[a:b]) for a, b in zip(starts, ends, strict=True)]
+    texts = ("".join(chunks[a:b]) for a, b in zip(starts, ends, strict=True))
+    return list(zip(texts, [*mark.items, None], strict=True))
 
 
 def _check_size(size: int) -> None:

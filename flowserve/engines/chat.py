@@ -33,6 +33,10 @@ class Piece:
 
     text: str
     origin: Origin = Origin.VALUE
+    document: str = ""
+    """As `Segment.document`; so the next two."""
+    version: str = ""
+    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +219,9 @@ class ChatFormat:
             if not part.text:
                 continue
             if part.kind == "message":
-                for text, origin in _cut(request.messages[part.message], part.start, len(part.text)):
-                    yield Segment(tuple(self._tokenizer.encode(text)), origin, text)
+                for text, piece in _cut(request.messages[part.message], part.start, len(part.text)):
+                    ids = tuple(self._tokenizer.encode(text))
+                    yield Segment(ids, piece.origin, text, piece.document, piece.version, piece.free)
             elif part.kind == "data":
                 yield Segment(tuple(self._tokenizer.encode(part.text)), Origin.VALUE, part.text)
             elif part.origin is Origin.TEMPLATE:
@@ -257,13 +262,13 @@ class _Request:
         return json.dumps([rows, self.tools, self.generate], default=str)
 
 
-def _cut(message: PromptMessage, start: int, length: int) -> Iterator[tuple[str, Origin]]:
-    """The pieces of a message's text from `start` on, `length` characters in all."""
+def _cut(message: PromptMessage, start: int, length: int) -> Iterator[tuple[str, Piece]]:
+    """What of each piece is in a message's text from `start` on, `length` characters in all."""
     at = 0
     for piece in message.pieces:
         low, high = max(start, at), min(start + length, at + len(piece.text))
         if low < high:
-            yield piece.text[low - at : high - at], piece.origin
+            yield piece.text[low - at : high - at], piece
         at += len(piece.text)
 
 

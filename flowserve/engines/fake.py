@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.clock import Clock
 from flowserve.engines.base import (
     BaseEngine,
@@ -73,6 +74,7 @@ class FakeEngine(BaseEngine):
     delays: seconds before the first token, the same for all or by node name or as a function of the call;
         `math.inf` hangs until the call is aborted.
     token_delay_s: seconds between tokens.
+    provenance: where it says that the KV of prompts came from, the same for all or as a function of the call; None: it does not.
     kv_tokens: what its memory is said to hold, 0 for unknown; `status` counts prompts and output against it.
 
     `crash`, `stall` and `go_on` are faults for tests of pools; a crashed engine is started again while it is `startable`.
@@ -93,6 +95,7 @@ class FakeEngine(BaseEngine):
         max_context: Tokens = 131_072,
         window: int = 64,
         kv_tokens: Tokens = 0,
+        provenance: Provenance | Callable[[Call], Provenance] | None = None,
     ) -> None:
         self.calls: list[Call] = []
         """Every call that came in, in order."""
@@ -123,6 +126,7 @@ class FakeEngine(BaseEngine):
         """Times that it was started."""
         self.reprioritised: list[tuple[str, int]] = []
         self._kv_tokens = kv_tokens
+        self._provenance = provenance
         self._turns: Counter[str] = Counter()
         self._running: dict[str, asyncio.Event] = {}
         self._held: dict[str, Tokens] = {}
@@ -190,6 +194,7 @@ class FakeEngine(BaseEngine):
                 raise reply
             text = reply.text if isinstance(reply, FailAfter | Sure) else as_text(reply)
             sure = reply.probability if isinstance(reply, Sure) else None
+            told = self._provenance(call) if callable(self._provenance) else self._provenance
             choices = [_Choice(i, call, self._tokenizer, text, prompt_tokens, sure) for i in range(call.sampling.n)]
             for choice in itertools.cycle(choices):
                 if all(c.finished for c in choices):
@@ -201,6 +206,8 @@ class FakeEngine(BaseEngine):
                 if self._life != life:
                     raise EngineLost(f"engine '{self._id}' crashed")
                 output = choice.step(aborted=stopped.is_set(), room=self._capabilities.max_context - prompt_tokens)
+                if told is not None and output.prompt_tokens:
+                    output = dataclasses.replace(output, cached_tokens=told.exact, provenance=told)
                 self._tokens_out += len(output.token_ids)
                 self._held[call.id] += len(output.token_ids)
                 if isinstance(reply, FailAfter) and choice.exhausted:

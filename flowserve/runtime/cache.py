@@ -12,7 +12,7 @@ from typing import Any
 from flowserve.core.commands import Dispatch, Role
 from flowserve.errors import FlowServeError
 from flowserve.graphs.plan import Kind
-from flowserve.runtime.prompts import sampling_of
+from flowserve.runtime.prompts import reuse_of, sampling_of
 from flowserve.runtime.run import Run, TaskState
 
 
@@ -43,10 +43,11 @@ class ResultCache:
             return None
         extra = ""
         if node.kind is Kind.LLM:
-            sampling, model = sampling_of(run.program.plan.llms[node.target], run, task)
+            spec = run.program.plan.llms[node.target]
+            sampling, model = sampling_of(spec, run, task)
             if sampling.temperature > 0 and sampling.seed is None:
                 return None
-            extra = f"{model} {sampling!r}"
+            extra = f"{model} {sampling!r} {reuse_of(spec, run, node)}"
         try:
             arguments = run.program.dump(task.frame.arguments(node))
         except FlowServeError:

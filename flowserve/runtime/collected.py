@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.engines.base import Finish, Logprob, Output
 from flowserve.ids import Tokens
 
@@ -18,6 +19,8 @@ class Collected:
     tokens_in: Tokens = 0
     tokens_out: Tokens = 0
     cached: Tokens = 0
+    provenance: Provenance | None = None
+    """Of the engine that read the prompt last; None: it does not tell."""
 
     def add(self, output: Output) -> None:
         self.texts.setdefault(output.index, []).append(output.text)
@@ -25,6 +28,7 @@ class Collected:
             self.logprobs.setdefault(output.index, []).extend(output.logprobs)
         self.tokens_in = max(self.tokens_in, output.prompt_tokens)
         self.cached = max(self.cached, output.cached_tokens)
+        self.provenance = output.provenance or self.provenance
         self.tokens_out += output.count
         if output.index == 0:
             self.ids.extend(output.token_ids)

@@ -98,7 +98,8 @@ class Executor:
         self, run: Run, task: TaskState, spec: LLMSpec, messages: list[PromptMessage], schema: dict[str, Any] | None
     ) -> Prompt:
         sampling, model = prompts.sampling_of(spec, run, task)
-        return Prompt(tuple(messages), None, sampling, model, schema, spec.regex, spec.grammar, spec.on_loss)
+        reuse = prompts.reuse_of(spec, run, task.node)
+        return Prompt(tuple(messages), None, sampling, model, schema, spec.regex, spec.grammar, spec.on_loss, reuse)
 
     def size(self, run: Run, task: TaskState, attempt: int) -> e.Measured:
         """How large `task.prompt` is, for the engines that serve its model. May be called in any thread."""
@@ -203,7 +204,7 @@ class Executor:
             raise EngineLost(f"engine {engine.id} ended call {call.id} without finishing it")
         record = task.record
         record.tokens_in, record.tokens_out = collected.tokens_in, collected.tokens_out
-        record.cached_tokens = collected.cached
+        record.cached_tokens, record.provenance = collected.cached, collected.provenance
         run.took(task, collected.tokens_in + collected.tokens_out)
         return collected
 

@@ -9,6 +9,7 @@ from flowserve.graphs import evaluate
 from flowserve.graphs.plan import Kind
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.items import same
+from flowserve.runtime.records import reuse_data
 from flowserve.runtime.run import Run, TaskState
 from flowserve.runtime.votes import Key, answer_key, tally, winner
 
@@ -161,6 +162,7 @@ def completed_data(run: Run, task: TaskState) -> dict[str, Any]:
             "tokens_in": record.tokens_in,
             "tokens_out": record.tokens_out,
             "cached_tokens": record.cached_tokens,
+            **reuse_data(record.provenance),
         }
     return data
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flowserve.cachestore.segments import Quality
 from flowserve.core.commands import Dispatch
 from flowserve.core.events import Loss
 from flowserve.engines.base import Call, Engine, Origin, Output, Sampling, Segment, Tokenizer
@@ -16,12 +17,15 @@ from flowserve.engines.chat import ChatFormat, MessageCall, Piece, PromptMessage
 from flowserve.engines.tools import AnswerStream, Tool, ToolFormat
 from flowserve.errors import InputError
 from flowserve.graphs.plan import LLMSpec, Node, ToolSpec
+from flowserve.graphs.template import Piece as RenderedPiece
 from flowserve.graphs.template import RenderedPrompt, render_prompt
 from flowserve.graphs.types import Message
 from flowserve.runtime.run import Run, TaskState
 
-SAMPLING_FIELDS = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed", "stop"})
+OVERRIDABLE = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "reuse"})
 """What a run may override on an LLM node."""
+CLASSES = tuple(Quality)
+"""From the strictest to the loosest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Prompt:
     grammar: str | None = None
     on_loss: str | None = None
     """As the author said; None: nothing."""
+    reuse: Quality = Quality.EXACT
+    """How KV of its chunks may be reused."""
     segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     """By fingerprint of the tokenizer that made them."""
 
@@ -112,16 +118,20 @@ def template_messages(
     """The messages that a node's template makes of its arguments: system, history, user. `arranged` orders free pieces."""
     messages = []
     prompt = arranged(render_prompt(spec.template, values, spec.any_order))
-    system = [Piece(piece.text, Origin(piece.origin)) for piece in prompt.system]
+    system = [_piece(piece) for piece in prompt.system]
     if instructions:
         system.append(Piece(("\n\n" if system else "") + instructions, Origin.TEMPLATE))
     if system:
         messages.append(PromptMessage("system", tuple(system)))
     messages += [from_message(turn) for turn in prompt.history]
-    user = tuple(Piece(piece.text, Origin(piece.origin)) for piece in prompt.user)
+    user = tuple(_piece(piece) for piece in prompt.user)
     if user:
         messages.append(PromptMessage("user", user))
     return messages
+
+
+def _piece(piece: RenderedPiece) -> Piece:
+    return Piece(piece.text, Origin(piece.origin), piece.document, piece.version, piece.free)
 
 
 def instructed(messages: list[PromptMessage], instructions: str) -> list[PromptMessage]:
@@ -149,6 +159,7 @@ def from_message(turn: Message) -> PromptMessage:
 def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str]:
     """Sampling and model of one execution: the node's, then the run's overrides, then the run's seed."""
     changes = _overrides(run, task.node)
+    changes.pop("reuse", None)
     model = str(changes.pop("model", spec.model or ""))
     if "stop" in changes:
         changes["stop"] = (changes["stop"],) if isinstance(changes["stop"], str) else tuple(changes["stop"])
@@ -166,6 +177,13 @@ def sampling_of(spec: LLMSpec, run: Run, task: TaskState) -> tuple[Sampling, str
     if base is None:
         return sampling, model
     return replace(sampling, seed=_mixed_seed(base, task)), model
+
+
+def reuse_of(spec: LLMSpec, run: Run, node: Node) -> Quality:
+    """How KV of the chunks of a node's prompts may be reused in this run: as its author allows, or as the run asks, if that is less."""
+    allowed = Quality(spec.reuse or spec.quality)
+    asked = Quality(_overrides(run, node).get("reuse", allowed))
+    return min(allowed, asked, key=CLASSES.index)
 
 
 def model_of(spec: LLMSpec, run: Run, node: Node) -> str:
@@ -198,10 +216,11 @@ def check_overrides(overrides: dict[str, dict[str, Any]], names: Sequence[str]) 
                 (f"/overrides/{name}", f"no LLM node of that name; there are: {', '.join(names) or 'none'}")
             )
         for key in changes:
-            if key not in SAMPLING_FIELDS:
-                problems.append(
-                    (f"/overrides/{name}/{key}", f"cannot be set; can: {', '.join(sorted(SAMPLING_FIELDS))}")
-                )
+            if key not in OVERRIDABLE:
+                problems.append((f"/overrides/{name}/{key}", f"cannot be set; can: {', '.join(sorted(OVERRIDABLE))}"))
+            elif key == "reuse" and changes[key] not in CLASSES:
+                expected = f"expected one of {', '.join(CLASSES)}; got {changes[key]!r}"
+                problems.append((f"/overrides/{name}/reuse", expected))
     if problems:
         raise InputError("the overrides do not fit the workflow", problems)
 
@@ -272,5 +291,6 @@ def call_of(
         resumed=tuple(task.collected.ids) if dispatch.resume else (),
         stream=run.options.stream and task.node.id in run.streamed,
         messages=prompt.messages,
+        reuse=prompt.reuse,
         meta={"workflow": run.program.plan.name, "run": run.id, "node": task.node.name, "label": task.record.label},
     )

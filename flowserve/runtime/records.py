@@ -3,9 +3,11 @@
 The doors convert these to their wire forms; nothing here knows HTTP.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.core.commands import Spending, Status
 from flowserve.core.quick import quick
 from flowserve.graphs.plan import Budget
@@ -90,6 +92,8 @@ class NodeRecord:
     cached_tokens: Tokens = 0
     trial_tokens: Tokens = 0
     """Written by its trials, which are no part of `tokens_out`."""
+    provenance: Provenance | None = None
+    """Where the KV of its prompt came from; None: its engine has no cachestore, so nothing was pasted."""
     engine: str | None = None
     error: str | None = None
     degraded: dict[str, Any] | None = None
@@ -121,6 +125,8 @@ class RunSnapshot:
     cached_tokens: Tokens
     trial_tokens: Tokens = 0
     """Written by trials of calls that may end early; no part of `tokens_out`."""
+    provenance: Provenance | None = None
+    """Of the prompts of those calls whose engines told it; None: none did."""
     spent: Spending | None = None
     """What its model calls took, those that failed or were cancelled included; None until it has ended."""
     result: Any = None
@@ -133,6 +139,24 @@ class RunSnapshot:
     """Which calls ended early, so that their answers are approximate: {"node", "did", "why"} each."""
     metadata: dict[str, str] = field(default_factory=dict)
     last_seq: int = 0
+
+
+def summed(parts: Iterable[Provenance | None]) -> Provenance | None:
+    """Of several calls together, with the names of all policies; those of which nothing is known are left out."""
+    told = [part for part in parts if part is not None]
+    if not told:
+        return None
+    return Provenance(
+        sum(part.exact for part in told),
+        sum(part.pasted for part in told),
+        sum(part.recomputed for part in told),
+        ", ".join(sorted({part.policy for part in told} - {""})),
+    )
+
+
+def reuse_data(provenance: Provenance | None) -> dict[str, Any]:
+    """`{"reuse": {...}}` for usage, where anything is known of it."""
+    return {} if provenance is None else {"reuse": asdict(provenance)}
 
 
 @dataclass(frozen=True, slots=True)

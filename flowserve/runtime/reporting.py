@@ -8,7 +8,7 @@ from flowserve.core.degradation import describe as describe_degradation
 from flowserve.core.events import Code
 from flowserve.runtime import local
 from flowserve.runtime.labels import kind_of, label_of
-from flowserve.runtime.records import NodeRecord, RunEvent
+from flowserve.runtime.records import NodeRecord, RunEvent, reuse_data
 from flowserve.runtime.run import Run, TaskState, describe
 
 READY, RUNNING, COMPLETED = Status.READY, Status.RUNNING, Status.COMPLETED
@@ -115,6 +115,7 @@ class Reporter:
                 "tokens_out": snapshot.tokens_out,
                 "cached_tokens": snapshot.cached_tokens,
                 "trial_tokens": snapshot.trial_tokens,
+                **reuse_data(snapshot.provenance),
                 **spending_data(snapshot.spent),
             },
             "degraded": list(snapshot.degraded),

@@ -23,7 +23,7 @@ from flowserve.runtime.failures import reason
 from flowserve.runtime.frames import Frame
 from flowserve.runtime.items import ItemList
 from flowserve.runtime.jobs import Job
-from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
+from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions, summed
 from flowserve.runtime.streams import EventLog
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT})
@@ -226,6 +226,7 @@ class Run:
             tokens_out=sum(n.tokens_out for n in leaves),
             cached_tokens=sum(n.cached_tokens for n in leaves),
             trial_tokens=sum(n.trial_tokens for n in leaves),
+            provenance=summed(n.provenance for n in leaves),
             spent=self.spent,
             result=self.log.events[-1].data.get("result")
             if self.status is Status.COMPLETED and self.log.closed

@@ -226,6 +226,7 @@ def test_a_value_kept_from_an_earlier_declaration_is_refused() -> None:
             "one thinking budget; got thinking_budget= and exit= with a budget",
         ),
         ({"any_order": ""}, "any_order= the name of a list parameter or None"),
+        ({"reuse": "always"}, "reuse= None or one of exact, balanced, fast; got 'always'"),
         ({"any_order": "problem"}, "one top-level {% for item in problem %} in the prompt; got 0 of them"),
         ({"regex": "a+"}, "one form of the output at most; got a typed result and regex="),
         (
