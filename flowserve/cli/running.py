@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ def _row(record: NodeRecord) -> tuple[str | Text, ...]:
     wait = _seconds(record.ready_s, record.started_s)
     work = _seconds(record.started_s, record.ended_s)
     tokens = f"{record.tokens_in}+{record.tokens_out}" if record.tokens_in else ""
+    if record.provenance is not None and record.provenance.pasted:
+        status.append(
+            ", {exact} exact, {pasted} pasted, {recomputed} recomputed".format_map(asdict(record.provenance)), "cyan"
+        )
     return Text(record.label), record.kind, status, wait, work, tokens
 
 

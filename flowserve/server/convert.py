@@ -8,7 +8,7 @@ from flowserve.graphs.plan import Budget, Plan
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.documents import Document
 from flowserve.retrieval.protocols import IndexInfo
-from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions
+from flowserve.runtime.records import NodeRecord, RunEvent, RunSnapshot, SubmitOptions, reuse_data
 from flowserve.runtime.reporting import spending_data
 from flowserve.server.schemas import BudgetIn, IngestRequest, RunRequest
 from flowserve.server.wire import dumps
@@ -59,6 +59,7 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
             "tokens_out": run.tokens_out,
             "cached_tokens": run.cached_tokens,
             "trial_tokens": run.trial_tokens,
+            **reuse_data(run.provenance),
             **spending_data(run.spent),
         },
         "metadata": run.metadata,
@@ -92,6 +93,7 @@ def _node(record: NodeRecord) -> dict[str, Any]:
         "tokens_out": record.tokens_out,
         "cached_tokens": record.cached_tokens,
         "trial_tokens": record.trial_tokens,
+        **reuse_data(record.provenance),
         "engine": record.engine,
         "error": record.error,
         "votes": None if record.votes is None else asdict(record.votes),

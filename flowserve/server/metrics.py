@@ -69,6 +69,12 @@ class Metrics:
             ["workflow", "did"],
             registry=self.registry,
         )
+        self._prompt_tokens = Counter(
+            "flowserve_prompt_tokens",
+            "Prompt tokens by where their KV came from, at engines that reuse passages: `exact`, `pasted`, `recomputed`.",
+            ["workflow", "origin", "policy"],
+            registry=self.registry,
+        )
         self._engine_seconds = Counter(
             "flowserve_run_engine_seconds",
             "Of model calls at engines, failed and cancelled ones included.",
@@ -128,6 +134,10 @@ class Metrics:
         self._refused.labels(code).inc()
 
     def _count_node(self, workflow: str, node: NodeRecord) -> None:
+        if node.provenance is not None:
+            for origin in ("exact", "pasted", "recomputed"):
+                count = getattr(node.provenance, origin)
+                self._prompt_tokens.labels(workflow, origin, node.provenance.policy).inc(count)
         if node.started_s is None:
             return
         if node.ended_s is not None:

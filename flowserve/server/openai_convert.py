@@ -14,7 +14,7 @@ from flowserve.graphs.exits import from_data
 from flowserve.graphs.plan import ExitSpec, Plan, ToolSpec
 from flowserve.graphs.types import Message, ToolCall
 from flowserve.retrieval.protocols import Vectors
-from flowserve.runtime.records import Choice, RunSnapshot, SubmitOptions
+from flowserve.runtime.records import Choice, RunSnapshot, SubmitOptions, reuse_data, summed
 from flowserve.server import openai_schemas as s
 from flowserve.server import strict_json
 from flowserve.server.convert import budget_of
@@ -244,10 +244,11 @@ def usage(ended: Sequence[RunSnapshot]) -> dict[str, Any]:
     return counts | ({"trial_tokens": trials} if trials else {})
 
 
-def exits_of(ended: Sequence[RunSnapshot]) -> dict[str, Any]:
-    """Our own field of an answer, where calls ended early: it is approximate then."""
+def ours(ended: Sequence[RunSnapshot]) -> dict[str, Any]:
+    """Our own field of an answer: which calls ended early, and where the KV of prompts came from, if engines tell that."""
     exits = [{"did": exited["did"], "why": exited["why"]} for run in ended for exited in run.exits]
-    return {"flowserve": {"early_exit": exits}} if exits else {}
+    told = {**({"early_exit": exits} if exits else {}), **reuse_data(summed(run.provenance for run in ended))}
+    return {"flowserve": told} if told else {}
 
 
 def exit_of(body: s.ChatRequest | s.CompletionRequest) -> ExitSpec | None:

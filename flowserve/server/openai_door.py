@@ -150,7 +150,7 @@ class OpenAI:
     ) -> Response:
         ended = [each.snapshot() for each in runs or [run]]
         head = {"id": chunks.id, "object": kind, "created": chunks.created, "model": chunks.model}
-        counts = {"usage": c.usage(ended), **c.exits_of(ended)}
+        counts = {"usage": c.usage(ended), **c.ours(ended)}
         return JSON({**head, "choices": choices, **counts}, headers=self._headers(run))
 
     async def _stream(self, run: Run, writer: ChatWriter | TextWriter, request: Request) -> Response:

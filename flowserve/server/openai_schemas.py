@@ -239,10 +239,22 @@ class EarlyExitOut(OpenAIOut):
     why: str
 
 
+class ReuseOut(OpenAIOut):
+    exact: int
+    pasted: int
+    recomputed: int
+    policy: str
+
+
 class FlowServeOut(OpenAIOut):
     """What OpenAI's answers have no field for."""
 
-    early_exit: list[EarlyExitOut] = Field(description="Calls that ended early: the answer is approximate then.")
+    early_exit: list[EarlyExitOut] | None = Field(
+        default=None, description="Calls that ended early: the answer is approximate then."
+    )
+    reuse: ReuseOut | None = Field(
+        default=None, description="Of the KV of prompts, in tokens; the answer is approximate where any is pasted."
+    )
 
 
 class TopLogprob(OpenAIOut):

@@ -13,7 +13,7 @@ from flowserve.engines.base import Logprob
 from flowserve.runtime.records import Choice, Generation, RunEvent, RunSnapshot
 from flowserve.runtime.run import Run
 from flowserve.server.growing import Growing
-from flowserve.server.openai_convert import chat_logprobs, exits_of, result_text, text_logprobs, tool_calls, usage
+from flowserve.server.openai_convert import chat_logprobs, ours, result_text, text_logprobs, tool_calls, usage
 from flowserve.server.sse import frame
 from flowserve.server.wire import dumps
 
@@ -76,7 +76,7 @@ class Chunks:
     include_usage: bool
 
     def usage_chunk(self, kind: str, run: RunSnapshot) -> bytes:
-        return frame(dumps({**self._head(kind), "choices": [], "usage": usage([run]), **exits_of([run])}))
+        return frame(dumps({**self._head(kind), "choices": [], "usage": usage([run]), **ours([run])}))
 
     def _head(self, kind: str) -> dict[str, Any]:
         head: dict[str, Any] = {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -65,6 +65,9 @@ class OverrideIn(In):
     seed: Seed | None = None
     stop: list[Stop] | None = Field(default=None, max_length=16)
     model: str | None = Field(default=None, max_length=200)
+    reuse: Literal["exact", "balanced", "fast"] | None = Field(
+        default=None, description="Of KV of passages; never more than the workflow allows."
+    )
 
 
 class RunRequest(In):
@@ -111,6 +114,17 @@ class RunRequest(In):
 # --- runs: answered -------------------------------------------------------------------------------------------
 
 
+class ReuseOut(Out):
+    """Where the KV of prompts came from, in tokens."""
+
+    exact: int = Field(description="Reused as computed behind the same text.")
+    pasted: int = Field(
+        description="Taken from passages computed alone: the answer is approximate where this is not 0."
+    )
+    recomputed: int
+    policy: str = Field(description="Which chose what to recompute; several are joined by a comma.")
+
+
 class UsageOut(Out):
     """Tokens of all model calls of a run."""
 
@@ -118,6 +132,7 @@ class UsageOut(Out):
     tokens_out: int
     cached_tokens: int = Field(description="Prompt tokens whose KV was reused.")
     trial_tokens: int = Field(description="Written by trials of calls that may end early; no part of `tokens_out`.")
+    reuse: ReuseOut | None = Field(default=None, description="Left out: no engine that it went to reuses passages.")
     computed_tokens: int | None = Field(
         description="Prompt and output that engines computed, failed and cancelled calls included. Null until it has ended."
     )
@@ -216,6 +231,7 @@ class NodeOut(Out):
     tokens_out: int
     cached_tokens: int
     trial_tokens: int
+    reuse: ReuseOut | None = Field(default=None, description="Left out: no engine that it went to reuses passages.")
     engine: str | None
     error: str | None
     votes: VotesOut | None = Field(description="Null: not a vote, or not yet.")

@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+from dataclasses import asdict
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 import flowserve as fs
+from flowserve.cachestore.segments import Provenance
 
 
 async def samples(served: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -94,3 +96,15 @@ async def test_the_error_of_predicted_lengths_is_shown_once_there_is_one(served:
     assert found["flowserve_length_error_tokens", label] == 0
     assert found["flowserve_length_tokens", label] > 0
     assert found["flowserve_length_p90_coverage", label] == 1
+
+
+async def test_prompt_tokens_are_counted_by_where_their_kv_came_from(serve: Any) -> None:
+    told = Provenance(exact=3, pasted=2, recomputed=9, policy="first_k")
+    async with serve(replies="ok", provenance=told) as served:
+        answer = (await served.run("echo")).json()
+        await served.run("echo")
+        found = await samples(served)
+    assert answer["usage"]["reuse"] == asdict(told), "the native door tells it too"
+    rows = {origin: (("origin", origin), ("policy", "first_k"), ("workflow", "echo")) for origin in ("exact", "pasted")}
+    assert found["flowserve_prompt_tokens_total", rows["exact"]] == 6
+    assert found["flowserve_prompt_tokens_total", rows["pasted"]] == 4

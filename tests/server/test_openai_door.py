@@ -4,12 +4,14 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.config import PoolConfig, RuntimeConfig
 from flowserve.engines.fake import FailAfter, Sure
 from flowserve.errors import ContextTooLong, EngineError, EngineLost
@@ -509,3 +511,23 @@ async def test_a_workflow_says_itself_which_of_its_calls_may_end_early(client: A
         await client.chat.completions.create(
             model="echo", messages=USER, extra_body={"flowserve": {"early_exit": EARLY}}
         )
+
+
+# --- reuse of passages ----------------------------------------------------------------------------------------------
+
+TOLD = Provenance(exact=3, pasted=2, recomputed=9, policy="first_k")
+
+
+@pytest.mark.parametrize("model", ["fake", "echo"])
+async def test_an_answer_tells_where_the_kv_of_its_prompt_came_from_and_counts_as_cached_what_is_exact(
+    serve: Any, model: str
+) -> None:
+    async with serve(replies="ok", provenance=TOLD) as served, client_of(served) as client:
+        answer = await client.chat.completions.create(model=model, messages=USER)
+        assert answer.flowserve == {"reuse": asdict(TOLD)}
+        assert answer.usage.prompt_tokens_details.cached_tokens == 3
+        stream = await client.chat.completions.create(
+            model=model, messages=USER, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].flowserve == {"reuse": asdict(TOLD)}
