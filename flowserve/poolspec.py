@@ -6,6 +6,7 @@
     replicas = 2                      # `vllm`: processes of their own; each gets cores or GPUs of its own
     roles = ["small"]                 # names besides its model's, for nodes with model="small"
     args = { max_num_seqs = 64 }      # `vllm`: any engine argument
+    reuse = { disk = "kv" }           # `vllm`, `hf`: store for the KV of passages, any field of ReuseSettings but the secret
 
     [[engine]]
     kind = "openai"

@@ -51,6 +51,8 @@ class Settings:
     """Folder of certificates of exit rules (`flowserve gate stopping`); None: calls end early by the default rule only."""
     shadow_share: float = SHADOW_SHARE
     """Of the calls that a certified rule has stopped, so many run on unseen to watch their certificate; 0: none."""
+    reuse: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `cachestore.settings.ReuseSettings` for the store of each engine; empty: passages are reused as prefixes only."""
     max_batch: int = 32
     """Sequences that the embedded engine `hf` decodes at once."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -75,8 +77,12 @@ def settings_from_environment() -> Settings:
 def pool_spec(settings: Settings) -> PoolSpec:
     """The pool that is asked for: by file, or by engine, model, replicas and addresses."""
     if settings.pool is not None:
+        if settings.reuse:
+            raise ConfigError(
+                f"reuse: expected it in {settings.pool}, as `reuse = {{ ... }}` of an engine; got it beside the file"
+            )
         return read(settings.pool)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"reuse": dict(settings.reuse)} if settings.reuse else {}
     if settings.engine == "hf":
         options["max_batch"] = settings.max_batch
     if settings.engine == "vllm":

@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from flowserve.assemble.reuse import reuse_settings
 from flowserve.engines.base import Engine
 from flowserve.errors import ConfigError, UnknownName
 from flowserve.poolspec import EngineSpec, PoolSpec, unknown_option
@@ -43,6 +45,8 @@ def make_seats(spec: PoolSpec) -> list[Seat]:
             if entry.kind == "vllm":
                 own = _of_each(entry, "cores", number)
                 options["cores"] = own if own is not None else next(cores, "")
+            if "reuse" in options:
+                options["reuse"] = reuse_settings(entry.kind, id, options["reuse"], _secret())
             engine = ENGINES[entry.kind](entry, id, number, options)
             seats.append(Seat(engine, entry.roles, spec.is_default(entry)))
     return seats
@@ -53,9 +57,8 @@ def _hf(entry: EngineSpec, id: str, number: int, options: Mapping[str, Any]) -> 
     from flowserve.engines.hf import HFEngine
 
     model = entry.model or "demo"
-    known = ["name", "device", "dtype", "max_batch", "max_context", "prefill_chunk", "threads", "kv_bytes"]
-    known += ["prefix_bytes", "revision", "trust_remote_code", "quiet"]
-    _check_options(entry, options, known)
+    ours = ("model", "id")
+    _check_options(entry, options, [name for name in inspect.signature(HFEngine).parameters if name not in ours])
     return HFEngine(model_folder(model), id=id, **{"name": model, "prefix_bytes": 128 << 20, **options})
 
 

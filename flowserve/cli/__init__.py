@@ -7,7 +7,7 @@ is called, so that `flowserve --help` is quick. The commands' bodies stand in th
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,6 +99,14 @@ def serve(
     shadow_share: Annotated[
         float, typer.Option(help="of calls stopped by a certified rule, so many run on unseen", min=0.0, max=1.0)
     ] = SHADOW_SHARE,
+    reuse_store: Annotated[
+        Path | None, typer.Option(help="folder for the KV of passages, found again after a restart; docs/cachestore.md")
+    ] = None,
+    reuse_bytes: Annotated[int | None, typer.Option(help="memory for the KV of passages", min=0)] = None,
+    reuse_gates: Annotated[Path | None, typer.Option(help="folder of gate files; without, nothing is pasted")] = None,
+    reuse_policy: Annotated[
+        list[str] | None, typer.Option(help="CLASS=POLICY, as balanced=first_k:16; repeatable")
+    ] = None,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -106,6 +114,7 @@ def serve(
 ) -> None:
     """Serve the workflows of FILE over REST and as OpenAI models, on one engine or a pool of them."""
     from flowserve.cli import serving
+    from flowserve.cli.targets import reuse
 
     settings = _settings(
         engine,
@@ -126,6 +135,7 @@ def serve(
         placement,
         certificates,
         shadow_share,
+        reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or []),
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -567,6 +577,7 @@ def _settings(
     placement: str = PLACEMENT,
     certificates: Path | None = None,
     shadow_share: float = SHADOW_SHARE,
+    reuse: "dict[str, Any] | None" = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -583,6 +594,7 @@ def _settings(
         embedder=embedder,
         certificates=certificates,
         shadow_share=shadow_share,
+        reuse=reuse or {},
         runtime=RuntimeConfig(
             policy=policy,
             predictor=predictor,

@@ -29,6 +29,10 @@ def check(file: Path) -> int:
                 )
             if spec.exit is not None:
                 print(f"  exit: {spec.name} may end early by rule '{spec.exit.rule}', so its answer is approximate")
+            if (spec.reuse or "exact") != "exact":
+                print(
+                    f"  reuse: {spec.name} is served exactly by engines that have no store or no gate file for its model"
+                )
         for hint in workflow.check():
             print(f"  hint: {hint}")
         for change in workflow.program.rewriting.changes:

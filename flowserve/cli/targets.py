@@ -85,6 +85,17 @@ def limits(given: Sequence[str]) -> tuple[tuple[str, TenantLimits], ...]:
     return tuple((tenant, made(TenantLimits, table, f"--limit {tenant}")) for tenant, table in found.items())
 
 
+def reuse(store: Path | None, bytes: int | None, gates: Path | None, policies: Sequence[str]) -> dict[str, Any]:
+    """Fields of ReuseSettings from options; empty where none was given. Raises ConfigError for a class that has no policy."""
+    given: dict[str, Any] = {"disk": store, "host_bytes": bytes, "gates": gates}
+    for text in policies:
+        name, equals, policy = text.partition("=")
+        if name not in ("balanced", "fast") or not equals:
+            raise ConfigError(f"--reuse-policy: expected balanced=POLICY or fast=POLICY; got {text!r}")
+        given[name] = policy
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def prices(given: Sequence[str]) -> tuple[tuple[str, Price], ...]:
     """`MODEL=INPUT/OUTPUT` or `MODEL=INPUT/OUTPUT/CACHED`. Raises ConfigError for anything else."""
     found: dict[str, Price] = {}

@@ -111,6 +111,12 @@ def test_check_names_the_list_whose_order_is_left_to_the_server(tmp_path: Path) 
     assert "order: answer writes 'passages' in the order that shares most with recent prompts" in shown
 
 
+def test_check_names_the_calls_whose_passages_may_be_pasted() -> None:
+    shown = flowserve("check", str(EXAMPLES / "rag_reuse.py")).stdout
+    assert "reuse: answer is served exactly by engines that have no store or no gate file for its model" in shown
+    assert "reuse:" not in flowserve("check", str(EXAMPLES / "rag.py")).stdout
+
+
 def test_check_names_the_calls_that_may_end_early(tmp_path: Path) -> None:
     file = tmp_path / "app.py"
     declared = (EXAMPLES / "rag.py").read_text()
