@@ -100,7 +100,7 @@ def parsed(text: str, where: str) -> Policy:
     if not math.isfinite(value):
         example = "first_k:16" if NUMBERS[name] == "k" else f"{name}:0.15"
         raise _wrong(where, f"a number after '{name}:'", text, f"Use e.g. {example}.")
-    return Policy(name, **{NUMBERS[name]: value})
+    return Policy(name, k=int(value)) if NUMBERS[name] == "k" else Policy(name, ratio=value)
 
 
 def _check_url(url: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 import flowserve as fs
 from flowserve.assemble import load_workflows
+from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.clock import ManualClock
-from flowserve.engines.base import Call
+from flowserve.engines.base import Call, Origin
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples"
@@ -55,6 +56,20 @@ def test_map_reduce_summarises_each_part_and_merges_in_order() -> None:
         result = example.summary.run(text)
     assert sorted(call.meta["node"] for call in session.calls) == ["combine", *["summarise"] * 3]
     assert "- first\n- second\n- third" in result
+
+
+def test_rag_with_reuse_sends_the_prompt_of_rag_and_allows_its_passages_to_be_pasted() -> None:
+    sent = []
+    told = Provenance(exact=3, pasted=4, recomputed=20, policy="first_k")
+    for name, workflow in (("rag", "rag"), ("rag_reuse", "rag_reuse")):
+        with fs.testing.engine("ok", indexes={"handbook": ["Krekol is led by Mudi."]}, provenance=told) as session:
+            run = getattr(load(name), workflow).submit("Who leads Krekol?")
+            assert run.result() == "ok" and run.snapshot().provenance == told
+            sent += session.calls
+    exact, balanced = sent
+    assert (exact.reuse, balanced.reuse) == (Quality.EXACT, Quality.BALANCED)
+    assert exact.segments == balanced.segments
+    assert [s.document for s in balanced.segments if s.origin is Origin.CHUNK] == ["doc0"]
 
 
 def test_less_is_done_rather_than_late_and_what_harms_least_goes_first() -> None:
