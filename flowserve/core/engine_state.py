@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from flowserve.config import Price
-from flowserve.core.events import Loss
+from flowserve.core.events import Loss, Passage
 from flowserve.core.queues import ReadyQueue
 from flowserve.core.residency import Residency
 from flowserve.core.step_time import StepTime
@@ -74,6 +74,7 @@ class ModelCall:
         "on_loss",
         "paid_at",
         "paid_prompt",
+        "passages",
         "passed_at",
         "predicted",
         "prefill",
@@ -108,6 +109,8 @@ class ModelCall:
         """KV memory that it is expected to need in all; counted in its run."""
         self.on_loss = Loss.RESTART
         self.prefix: tuple[int, ...] = ()
+        self.passages: tuple[Passage, ...] = ()
+        """Of its prompt, those that an engine may paste."""
         self.written: Tokens = 0
         """Output so far: of this execution, and of those before that it continues."""
         self.items = False
@@ -196,6 +199,8 @@ class Engine:
         "models",
         "outcomes",
         "pace",
+        "passages",
+        "pasted",
         "pause_until",
         "preemptions",
         "prefill_seconds",
@@ -264,6 +269,10 @@ class Engine:
         """KV that its calls are expected to need in the end."""
         self.resident = Residency()
         """Prefixes that its cache is thought to hold."""
+        self.passages = Residency()
+        """Passages whose KV it is thought to have, whatever stands before them; see `passages`."""
+        self.pasted = 0.0
+        """Share of the tokens of such a passage that it does not compute; 0: it does not paste."""
 
         self.waiting = 0
         """Choices that it has not begun or has pushed out, as it said last."""

@@ -52,6 +52,9 @@ def _note_facts(state: SchedulerState, engine: Engine, event: EngineChanged) -> 
         engine.room_tokens = event.kv_tokens
         engine.backlog_limit = round(config.batches_ahead * event.batch_tokens)
         engine.can_reprioritise, engine.can_preempt = event.reprioritise, event.preempt
+        engine.pasted = event.pasted
+        if not event.pasted:
+            engine.passages.clear()
         engine.resident.capacity = event.kv_tokens // config.prefix_tokens or UNKNOWN_ROOM
     engine.can_restart = event.restart or engine.can_restart
 
@@ -65,6 +68,7 @@ def _came_up(state: SchedulerState, engine: Engine) -> None:
         engine.waiting = engine.steps = engine.preemptions = 0
         engine.outcomes.clear()
         engine.resident.clear()
+        engine.passages.clear()
         if engine.drain is Drain.REPLACE:
             _drain_over(state, engine)
     _rebuild_serving(state)

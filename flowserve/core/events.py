@@ -83,6 +83,17 @@ class RunSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a prompt whose KV may be pasted if an engine has it from another prompt."""
+
+    number: int
+    """A keyed hash, which tells nothing of the text. Equal ones stand for equal passages of the same tenant and model."""
+    start: Tokens
+    """Where it begins in the prompt."""
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Answer to Measure: the size of a model call, before it is placed."""
 
@@ -103,6 +114,8 @@ class Measured:
     than the default needs a certificate, which only the driver knows."""
     rule_args: tuple[tuple[str, float], ...] = ()
     """The rule's parameters that are not its defaults."""
+    passages: tuple[Passage, ...] = ()
+    """In order; (): the call is computed exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +286,8 @@ class EngineChanged:
     """Takes Reprioritise."""
     preempt: bool = False
     """Takes Preempt."""
+    pasted: float = 0.0
+    """Share of a passage's tokens that it does not compute when it has the passage's KV, 0 to 1; 0: it computes all."""
 
 
 @dataclass(frozen=True, slots=True)

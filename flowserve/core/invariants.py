@@ -325,6 +325,8 @@ def _engines(state: SchedulerState) -> Iterator[str]:
         rivals = [task.call for task in engine.rivals if task.call is not None]
         seats = sum(call.choices for call in (*calls, *rivals) if not call.pushed_out)
         sums = (seats, sum(c.prefill for c in calls), sum(c.decode for c in calls), sum(c.reserve for c in calls))
+        if len(engine.passages) and not 0.0 < engine.pasted <= 1.0:
+            yield f"{engine!r} is thought to have {len(engine.passages)} passages, and to paste {engine.pasted} of them"
         if sums != (engine.seats, engine.backlog, engine.ahead, engine.reserved):
             stands = (engine.seats, engine.backlog, engine.ahead, engine.reserved)
             yield f"{engine!r} counts {stands}, its calls make {sums}"

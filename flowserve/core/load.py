@@ -2,7 +2,7 @@
 still to come, and the KV memory that it will need. The engine's sums change here and nowhere else.
 """
 
-from flowserve.core import lengths, service, spending
+from flowserve.core import lengths, passages, service, spending
 from flowserve.core.engine_state import LEARNING, SPAN_S, Engine, ModelCall
 from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.core.state import SchedulerState, Task
@@ -55,6 +55,7 @@ def take(state: SchedulerState, task: Task, engine: Engine, resident: Tokens) ->
     engine.tiers[tier(task.run.level, state.config)] += 1
     engine.throughput_calls += is_throughput_bound(task, state.config)
     engine.resident.add(call.prefix)
+    passages.sent(engine, call.passages)
     state.calls += 1
     service.taken(state, task)
     spending.taken(state, task, engine)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flowserve.config import PoolConfig
-from flowserve.core import load
+from flowserve.core import load, passages
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
 from flowserve.core.placements import Asked, Program
@@ -103,7 +103,9 @@ def pace(state: "SchedulerState", engine: Engine) -> Seconds:
 def may_reuse(task: "Task") -> bool:
     """Can an engine be known to hold something of its prompt?"""
     call = task.call
-    return call is not None and (bool(call.prefix) or task.run.session is not None or task.role is Role.STEP)
+    return call is not None and (
+        bool(call.prefix or call.passages) or task.run.session is not None or task.role is Role.STEP
+    )
 
 
 def takes_calls(engine: Engine) -> bool:
@@ -158,6 +160,15 @@ def _held(state: "SchedulerState", task: "Task") -> Callable[[Engine], Tokens]:
     if call is None or not may_reuse(task):
         return _nothing
     most = max(0, load.prompt_tokens(state, call) - 1)
+    exact = _exactly_held(state, task, call, most)
+    if not call.passages:
+        return exact
+    asked = call.passages
+    return lambda engine: min(most, (there := exact(engine)) + passages.spared(engine, asked, there))
+
+
+def _exactly_held(state: "SchedulerState", task: "Task", call: ModelCall, most: Tokens) -> Callable[[Engine], Tokens]:
+    """As a prefix, or by its session."""
     if call.prefix:
         prefix, size = call.prefix, state.config.pool.prefix_tokens
         return lambda engine: there if (there := engine.resident.longest(prefix) * size) < most else most

@@ -213,7 +213,7 @@ def _measured(state: SchedulerState, event: Measured) -> None:
     call.measured = True
     state.measuring -= 1
     call.tokens, call.limit, call.choices = event.tokens, event.limit, event.choices
-    call.on_loss, call.prefix = event.on_loss, event.prefix
+    call.on_loss, call.prefix, call.passages = event.on_loss, event.prefix, event.passages
     call.told = (event.rule, event.rule_args)
     lengths.expect(state, task, event)
     tasks.wait_for_engine(state, task)

@@ -75,6 +75,7 @@ class FakeEngine(BaseEngine):
         `math.inf` hangs until the call is aborted.
     token_delay_s: seconds between tokens.
     provenance: where it says that the KV of prompts came from, the same for all or as a function of the call; None: it does not.
+    chunk_reuse: policies that it says it pastes passages by.
     kv_tokens: what its memory is said to hold, 0 for unknown; `status` counts prompts and output against it.
 
     `crash`, `stall` and `go_on` are faults for tests of pools; a crashed engine is started again while it is `startable`.
@@ -96,6 +97,7 @@ class FakeEngine(BaseEngine):
         window: int = 64,
         kv_tokens: Tokens = 0,
         provenance: Provenance | Callable[[Call], Provenance] | None = None,
+        chunk_reuse: Sequence[str] = (),
     ) -> None:
         self.calls: list[Call] = []
         """Every call that came in, in order."""
@@ -119,6 +121,7 @@ class FakeEngine(BaseEngine):
             thinking_budget=True,
             deterministic_seed=True,
             restart=True,
+            chunk_reuse=tuple(chunk_reuse),
         )
         self.startable = True
         """Set to False to see what a start that fails leads to."""

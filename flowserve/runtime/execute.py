@@ -12,6 +12,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from flowserve.cachestore.segments import Quality
 from flowserve.core import events as e
 from flowserve.core.commands import Dispatch, Role
 from flowserve.engines.base import Call, Engine, Finish, Output
@@ -108,12 +109,14 @@ class Executor:
         tokenizer = self._pool.tokenizer(prompt.model)
         if tokenizer is None:  # no engine has been up yet: it is measured by the one that it goes to
             return e.Measured(run.id, task.id, attempt, 0, limit, prompt.sampling.n)
-        ids = [i for segment in self._formats.segments(prompt, tokenizer) for i in segment.ids]
+        segments = self._formats.segments(prompt, tokenizer)
+        ids = [i for segment in segments for i in segment.ids]
         root = self._pool.numbers.root(run.tenant, self._pool.adapter(prompt.model))
         loss = prompt.loss(self._pool.interchangeable(prompt.model))
         prefix = self._pool.numbers.of(root, ids)
         rule = self._rule(run, task, prompt.model)
-        return e.Measured(run.id, task.id, attempt, len(ids), limit, prompt.sampling.n, loss, prefix, *rule)
+        passages = () if prompt.reuse is Quality.EXACT else self._pool.numbers.passages(root, segments)
+        return e.Measured(run.id, task.id, attempt, len(ids), limit, prompt.sampling.n, loss, prefix, *rule, passages)
 
     def _rule(self, run: Run, task: TaskState, model: str) -> Rule:
         """What may end the call early, if its node allows that at all."""

@@ -18,6 +18,8 @@ from flowserve.ids import EngineId, Seconds
 from flowserve.runtime.residency import CacheReader, PrefixNumbers
 
 log = logging.getLogger("flowserve.runtime")
+PASTED = 0.85
+"""Share of a passage that an engine with a store is expected not to compute: CacheBlend's ratio of 0.15; first_k computes less."""
 
 CLOSE_S: Seconds = 30.0
 """An engine that has not closed after so long is given up."""
@@ -172,6 +174,7 @@ class Pool:
                 can.restart,
                 can.priority and can.reprioritise,
                 can.preempt,
+                PASTED if can.chunk_reuse else 0.0,
             )
         )
 

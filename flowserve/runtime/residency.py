@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from flowserve.engines.base import KVNews, KVStored
+from flowserve.core.events import Passage
+from flowserve.engines.base import KVNews, KVStored, Origin, Segment
 from flowserve.ids import Tokens
 
 
@@ -37,6 +38,15 @@ class PrefixNumbers:
             number = self.next(number, ids[start : start + size])
             numbers.append(number)
         return tuple(numbers)
+
+    def passages(self, root: int, segments: Iterable[Segment]) -> tuple[Passage, ...]:
+        """The chunks of a prompt, by numbers that are the same wherever they stand."""
+        found, start = [], 0
+        for segment in segments:
+            if segment.origin is Origin.CHUNK:
+                found.append(Passage(self.next(root, segment.ids), start, len(segment.ids)))
+            start += len(segment.ids)
+        return tuple(found)
 
     def _hash(self, data: bytes) -> int:
         return int.from_bytes(blake2b(data, digest_size=8, key=self._key).digest(), "big")

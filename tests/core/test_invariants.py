@@ -61,6 +61,7 @@ BREAKS: dict[str, Callable[[Any], Any]] = {
     "a map that waits for a list that it does not stream": lambda s: setattr(
         s.runs["r"].tasks[3].expansion, "sure", Width.ASKED
     ),
+    "passages at an engine that pastes none": lambda s: s.engines["e0"].passages.add([1]),
     "commands left over": lambda s: s.out.append(None),
 }
 

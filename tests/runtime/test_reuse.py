@@ -7,11 +7,15 @@ import pytest
 
 import flowserve as fs
 from flowserve.cachestore.segments import Provenance, Quality
-from flowserve.engines.base import Call, Origin
+from flowserve.core.events import EngineChanged, Measured
+from flowserve.core.log import read
+from flowserve.engines.base import Call, Origin, Segment
 from flowserve.engines.fake import FakeEngine
 from flowserve.errors import InputError
 from flowserve.graphs.codec import from_spec, to_spec
+from flowserve.runtime.pool import PASTED
 from flowserve.runtime.records import RunEvent, SubmitOptions, summed
+from flowserve.runtime.residency import PrefixNumbers
 from flowserve.runtime.runner import Runtime
 
 PASSAGES = [fs.Doc("one two", document="a.md", metadata={"version": "7"}), fs.Doc("three", document="b.md")]
@@ -29,8 +33,10 @@ def asking(**options: Any) -> Any:
     return ask
 
 
-async def events_of(workflow: Any, engine: FakeEngine, **options: Any) -> list[RunEvent]:
-    runtime = Runtime([engine])
+async def events_of(
+    workflow: Any, engine: FakeEngine, lines: list[str] | None = None, **options: Any
+) -> list[RunEvent]:
+    runtime = Runtime([engine], log_line=None if lines is None else lines.append)
     await runtime.start()
     async with aclosing(runtime):
         inputs = {"question": "why", "passages": PASSAGES}
@@ -123,3 +129,33 @@ def test_what_several_calls_reused_is_added_up_and_their_policies_are_named() ->
     calls = [Provenance(1, 2, 3, "hkvd"), None, Provenance(10, 20, 30, "first_k"), Provenance(5, 0, 5)]
     assert summed(calls) == Provenance(16, 22, 38, "first_k, hkvd")
     assert summed([None]) is None
+
+
+async def test_the_scheduler_hears_of_passages_that_may_be_pasted_and_of_engines_that_paste() -> None:
+    seen = {}
+    for name, engine in (("balanced", FakeEngine("ok", chunk_reuse=["first_k"])), ("exact", FakeEngine("ok"))):
+        lines: list[str] = []
+        await events_of(asking(reuse=name), engine, lines)
+        (call,) = engine.calls
+        events = [event for _, event in read(lines)[1]]
+        [measured] = [event for event in events if isinstance(event, Measured)]
+        [changed] = [event for event in events if isinstance(event, EngineChanged) and event.up]
+        seen[name] = measured.passages, changed.pasted
+    starts = [
+        sum(len(s.ids) for s in call.segments[:n]) for n, s in enumerate(call.segments) if s.origin is Origin.CHUNK
+    ]
+    passages, pasted = seen["balanced"]
+    assert [passage.start for passage in passages] == starts
+    assert [passage.tokens for passage in passages] == [len(s.ids) for s in call.segments if s.origin is Origin.CHUNK]
+    assert pasted == PASTED and seen["exact"] == ((), 0.0)
+
+
+def test_a_passage_has_one_number_wherever_it_stands_and_another_for_another_tenant() -> None:
+    numbers = PrefixNumbers(64)
+    first, second = Segment((1, 2), Origin.CHUNK), Segment((3,), Origin.CHUNK)
+    mine, yours = numbers.root("me"), numbers.root("you")
+    there = numbers.passages(mine, [Segment((7,) * 9, Origin.TEMPLATE), first, second])
+    here = numbers.passages(mine, [second, first])
+    assert [(p.start, p.tokens) for p in there] == [(9, 2), (11, 1)]
+    assert [p.number for p in there] == [p.number for p in reversed(here)]
+    assert not {p.number for p in there} & {p.number for p in numbers.passages(yours, [first, second])}
