@@ -36,7 +36,7 @@ SURE = Sure(" 42.\n", 0.9999)
 def flow_with(exit: ExitSpec | None, **settings: Any) -> fs.Workflow[Any, str]:
     quality = "exact" if exit is None else "balanced"
 
-    @fs.llm(max_tokens=2_000, exit=exit, quality=quality, **settings)
+    @fs.llm(max_tokens=2_000, exit=exit, quality=quality, reuse="exact", **settings)
     def solve(question: str) -> str:
         fs.prompt("Think about {{ question }}.")
 
