@@ -40,6 +40,11 @@ class Batch(Protocol):
         """Compute `ids` at positions from `start` on; logits (vocabulary) after the last."""
         ...
 
+    def prefill_at(self, slot: int, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
+        """As `prefill` of tokens at ascending `positions` that need not be neighbours; each sees the places up to its own, which
+        hold the KV of its prompt."""
+        ...
+
     def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
         """As `prefill` of each slot from `slot` on, in one forward; logits (slots, vocabulary).
 
@@ -95,6 +100,11 @@ class SlotBatch:
         self._table.aim_prefill(slot, start, end)
         positions = torch.arange(start, end, device=self._device)[None]
         return self._forward(torch.tensor([ids], device=self._device), positions)[0]
+
+    def prefill_at(self, slot: int, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
+        at = torch.tensor([positions], device=self._device)
+        self._table.aim_together(slot, at, positions[-1] + 1)
+        return self._forward(torch.tensor([ids], device=self._device), at)[0]
 
     def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
         # Aligned to the right, so that the last column is everybody's last token. A row's padding is written behind its
@@ -171,6 +181,9 @@ class SoloBatch:
     def prefill(self, slot: int, ids: Sequence[int], start: Tokens) -> torch.Tensor:
         self._caches.pop(slot, None)
         return self._forward(slot, ids)
+
+    def prefill_at(self, slot: int, ids: Sequence[int], positions: Sequence[Tokens]) -> torch.Tensor:
+        raise NotImplementedError("shares_prefixes is False")
 
     def prefill_together(self, slot: int, ids: Sequence[Sequence[int]], starts: Sequence[Tokens]) -> torch.Tensor:
         raise NotImplementedError("prefills_together is False")

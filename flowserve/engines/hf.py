@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from flowserve.engines.base import (
 from flowserve.engines.checks import check_call
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
+from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of
 from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
 from flowserve.engines.prefix import PrefixCache
@@ -58,6 +59,7 @@ class HFEngine(BaseEngine):
         computed between two decode steps; None is 256 on a CPU, 2048 on a GPU.
     threads: of torch on the CPU; None is one for small models, torch's own choice for others.
     kv_bytes: bound of the KV of live sequences. prefix_bytes: of remembered prefixes; 0 turns their reuse off.
+    reuse: where KV of chunks is found and what may be pasted; None: chunks are reused as prefixes only.
     `Call.timeout_s` is the runtime's to keep: it aborts.
     """
 
@@ -78,6 +80,7 @@ class HFEngine(BaseEngine):
         revision: str | None = None,
         trust_remote_code: bool = False,
         quiet: bool = False,
+        reuse: ChunkReuse | None = None,
     ) -> None:
         for field, value in (("max_batch", max_batch), ("prefill_chunk", prefill_chunk or 1), ("kv_bytes", kv_bytes)):
             if value < 1:
@@ -91,6 +94,8 @@ class HFEngine(BaseEngine):
         self._prefix_bytes = prefix_bytes
         self._source = Source(str(model), device, dtype, threads, revision, trust_remote_code)
         self._quiet = quiet
+        self._reuse = reuse
+        self._finder: Finder | None = None
         self._capabilities = Capabilities(models=(self._name,))
         self._tokenizer: HFTokenizer | None = None
         self._vocabulary = 0
@@ -99,6 +104,7 @@ class HFEngine(BaseEngine):
         self._stepper: Stepper | None = None
         self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
         self._probes = 0
+        self._encodes = 0
         self._jobs: dict[str, Job] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -170,6 +176,31 @@ class HFEngine(BaseEngine):
         finally:
             self._end(job, early=not done)
 
+    async def encode(self, ids: Sequence[int], sink: Sequence[int] = (), tenant: str = "") -> torch.Tensor:
+        """KV of a chunk that was read alone, behind `sink`, whose own is dropped: (layers' keys and values, kv_heads, tokens,
+        head_dim), keys un-rotated. Waits behind all calls that were there before."""
+        if self._finder is None:
+            raise Unsupported(f"engine '{self._id}' reuses no chunks: give it `reuse`")
+        self._encodes += 1
+        call = Call(f"encode-{self._encodes}", (Segment((*sink, *ids), Origin.CHUNK),), priority=1 << 30, tenant=tenant)
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        job = await self._job(call, inbox, prefill_only=True, encoded_from=len(sink))
+        self._begin(job)
+        done = False
+        try:
+            item = await inbox.get()
+            done = True
+        finally:
+            self._end(job, early=not done)
+        if not isinstance(item, torch.Tensor):
+            raise item or EngineError(f"call '{call.id}': aborted")
+        return item
+
+    @property
+    def chunk_counts(self) -> Counts | None:
+        """Of chunks looked for; None: this engine reuses none."""
+        return self._finder and self._finder.counts
+
     async def abort(self, call_id: str) -> None:
         job = self._jobs.get(call_id)
         if job is not None:
@@ -214,8 +245,10 @@ class HFEngine(BaseEngine):
 
     # --- on the event loop -------------------------------------------------------------------------------
 
-    async def _job(self, call: Call, inbox: "asyncio.Queue[Any]", prefill_only: bool) -> Job:
-        """The call, checked and with its grammar compiled."""
+    async def _job(
+        self, call: Call, inbox: "asyncio.Queue[Any]", prefill_only: bool, encoded_from: Tokens | None = None
+    ) -> Job:
+        """The call, checked, with its grammar compiled and its chunks at hand."""
         if self._down:
             raise EngineLost(f"engine '{self._id}' is {self._down}")
         prompt = call.prompt_ids + call.resumed
@@ -233,7 +266,20 @@ class HFEngine(BaseEngine):
             grammar = await asyncio.to_thread(self._grammars.compile, call)
             if self._down:
                 raise EngineLost(f"engine '{self._id}' is {self._down}")
-        return Job(call, prompt, inbox.put_nowait, grammar=grammar, prefill_only=prefill_only)
+        patch = None
+        if self._finder is not None and call.reuse in self._finder.reuse.policies and not prefill_only:
+            patch = await asyncio.to_thread(self._finder.find, call)
+            if self._down:
+                raise EngineLost(f"engine '{self._id}' is {self._down}")
+        return Job(
+            call,
+            prompt,
+            inbox.put_nowait,
+            grammar=grammar,
+            prefill_only=prefill_only,
+            encoded_from=encoded_from,
+            patch=patch,
+        )
 
     def _begin(self, job: Job) -> None:
         if job.call.id in self._jobs:
@@ -350,6 +396,14 @@ class HFEngine(BaseEngine):
             self._say(loaded.remark)
         self._tokenizer, self._vocabulary = loaded.tokenizer, loaded.vocabulary
         self._grammars, self._no_grammars = loaded.grammars, loaded.no_grammars
+        rotary = None
+        if self._reuse is not None:
+            if not loaded.batch.shares_prefixes:
+                raise ConfigError(
+                    f"reuse of chunks: model '{self._name}' cannot have it ({loaded.remark}). Turn reuse off."
+                )
+            rotary = Rotary(loaded.model)
+            self._finder = Finder(self._reuse, geometry_of(loaded.model))
         context = min(loaded.max_context, self._max_context or sys.maxsize)
         self._capabilities = Capabilities(
             models=(self._name,),
@@ -360,6 +414,7 @@ class HFEngine(BaseEngine):
             regex=loaded.grammars is not None,
             grammar=loaded.grammars is not None,
             prefix_reuse=loaded.batch.shares_prefixes and self._prefix_bytes > 0,
+            chunk_reuse=tuple(sorted({p.name for p in self._reuse.policies.values()})) if self._reuse else (),
             deterministic_seed=True,
             restart=True,
         )
@@ -373,6 +428,7 @@ class HFEngine(BaseEngine):
             max_batch=self._max_batch,
             max_context=context,
             prefill_chunk=self._prefill_chunk or (256 if loaded.device == "cpu" else 2048),
+            rotary=rotary,
         )
 
     def _say(self, text: str) -> None:

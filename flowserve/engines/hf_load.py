@@ -51,6 +51,8 @@ class Loaded:
     grammars: Grammars | None
     no_grammars: str
     """Why `grammars` is None."""
+    model: Any
+    """The transformers model itself."""
 
 
 def load_model(source: Source, kv_bytes: Bytes) -> Loaded:
@@ -91,6 +93,7 @@ def load_model(source: Source, kv_bytes: Bytes) -> Loaded:
         device.type,
         grammars,
         no_grammars,
+        model,
     )
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.engines.base import Call
 from flowserve.engines.detok import Decode, TextStream
 from flowserve.engines.grammar import Grammar
+from flowserve.engines.hf_reuse import Patch
 from flowserve.engines.sampling import Chooser
 from flowserve.ids import Tokens
 
@@ -23,10 +25,20 @@ class Job:
     prefill is done."""
     grammar: Grammar | None = None
     prefill_only: bool = False
+    encoded_from: Tokens | None = None
+    """A prefill whose KV from this position on is delivered when it is done; nothing of it is remembered."""
     alone: bool = False
     """Its prompt is not computed together with others': that has failed."""
     cached: Tokens = 0
     """Prompt tokens whose KV was reused."""
+    patch: Patch | None = None
+    """Chunks at hand for its prompt; None: there are none, and the prompt is computed from its cached beginning on."""
+    todo: list[Tokens] | None = None
+    """With a patch, once it is in its slot: positions that are still to be computed, ascending."""
+    exact: Tokens | None = None
+    """So many tokens from the beginning have exact KV; None: all, also of the answer. Only these may be remembered."""
+    provenance: Provenance | None = None
+    """Told with `prompt_tokens`, by engines that reuse chunks."""
     over: bool = False
     """Nothing more will be delivered."""
     open: set[int] = field(default_factory=set)
@@ -40,6 +52,8 @@ class Job:
         return len(self.prompt) - len(self.call.resumed)
 
     def __post_init__(self) -> None:
+        if self.encoded_from is not None:
+            self.exact = 0
         self.open = set(range(0 if self.prefill_only else self.call.sampling.n))
 
 

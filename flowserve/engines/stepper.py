@@ -20,6 +20,7 @@ from flowserve.engines import sampling
 from flowserve.engines.base import Finish, Logprob, Output, Tokenizer
 from flowserve.engines.batch import Batch
 from flowserve.engines.grammar import Grammar, Grammars
+from flowserve.engines.hf_reuse import Rotary, placed, provenance
 from flowserve.engines.job import Choice, Job
 from flowserve.engines.prefix import PrefixCache
 from flowserve.errors import EngineError
@@ -57,7 +58,9 @@ class Stepper:
         max_batch: int,
         max_context: Tokens,
         prefill_chunk: Tokens,
+        rotary: Rotary | None = None,
     ) -> None:
+        """rotary: where chunks are reused; then every call is told where its KV came from."""
         self.outbox: list[tuple[Job, Any]] = []
         self.tokens_out = 0
         self.steps = 0
@@ -68,6 +71,7 @@ class Stepper:
         self._max_batch = max_batch
         self._max_context = max_context
         self._prefill_chunk = prefill_chunk
+        self._rotary = rotary
         self._eos = frozenset(tokenizer.eos_ids)
         self._live: list[Choice] = []
         self._waiting: list[tuple[int, int, Job]] = []
@@ -171,7 +175,7 @@ class Stepper:
     @staticmethod
     def _may_join(job: Job) -> bool:
         """It takes one slot and becomes one decoding sequence, so the slots of a group have no gaps."""
-        return len(job.open) == 1 and not job.alone
+        return len(job.open) == 1 and not job.alone and job.patch is None
 
     def _admitted(self, group: Sequence[_Admitted], budget: Tokens) -> _Admitted | None:
         """The next waiting job, if there is room for it beside those that decode and beside `group`."""
@@ -207,9 +211,27 @@ class Stepper:
                 self._batch.load(len(others), at, kv)
                 at += kv[0].shape[2]
             job.cached = admitted.start
+            self._patch(job, len(others))
         except Exception as error:  # noqa: BLE001 out of memory, most likely
             self._fail([job], error)
         return admitted
+
+    def _patch(self, job: Job, slot: int) -> None:
+        """Put the chunks at hand into the job's slot, behind what is cached exactly."""
+        if self._rotary is None:
+            return
+        todo = (
+            range(job.cached, len(job.prompt)) if job.patch is None else job.patch.computed(job.cached, len(job.prompt))
+        )
+        job.provenance = provenance(job.patch, job.cached, job.prompt_tokens, todo)
+        if job.patch is None or not job.provenance.pasted:
+            return
+        for chunk in job.patch.pasted:
+            part = placed(chunk, job.cached, self._rotary)
+            if part is not None:
+                self._batch.load(slot, *part)
+        job.todo = list(todo)
+        job.exact = next(at for at, position in enumerate([*todo, -1], job.cached) if at != position)
 
     def _reach(self, job: Job) -> Tokens:
         """Positions the job may come to need."""
@@ -220,17 +242,32 @@ class Stepper:
         if job.over:
             return 0
         slot = len(self._live)
-        end = self._computed + budget if self._batch.chunks_prefill else len(job.prompt)
-        ids = job.prompt[self._computed : end]
-        logits = self._batch.prefill(slot, ids, self._computed)
-        self._computed += len(ids)
+        if job.todo is None:
+            end = self._computed + budget if self._batch.chunks_prefill else len(job.prompt)
+            ids = job.prompt[self._computed : end]
+            logits = self._batch.prefill(slot, ids, self._computed)
+            self._computed += len(ids)
+        else:
+            now, job.todo = job.todo[:budget], job.todo[budget:]
+            ids = tuple(job.prompt[i] for i in now)
+            logits = self._batch.prefill_at(slot, ids, now)
+            self._computed = now[-1] + 1
         if self._computed == len(job.prompt):
             choices = self._begin(job, slot)
             if job.prefill_only:
-                self._close(job, None)
+                self._close(
+                    job, None if job.encoded_from is None else self._encoded(slot, job.encoded_from, len(job.prompt))
+                )
             else:
                 self._advance(choices, logits.expand(len(choices), -1))
         return len(ids)
+
+    def _encoded(self, slot: int, start: Tokens, end: Tokens) -> torch.Tensor:
+        """A stretch of a slot with its keys taken back to no position, as hf_reuse.Pasted has it."""
+        assert self._rotary is not None, "only engines that reuse chunks are asked for them"
+        (kv,) = self._batch.save(slot, start, end)
+        kv[0::2] = self._rotary.unrotate(kv[0::2], start)
+        return kv
 
     def _prefill_together(self, group: Sequence[_Admitted]) -> Tokens:
         """Compute the rest of every prompt of a group and choose the first tokens; what it cost."""
@@ -255,7 +292,7 @@ class Stepper:
 
     def _begin(self, job: Job, slot: int) -> list[Choice]:
         """The prompt is computed: remember it, and give every choice its slot."""
-        self._remember(job.call.tenant, job.prompt, slot)
+        self._remember(job.call.tenant, job.prompt[: job.exact], slot)
         count = len(job.open)
         for other in range(slot + 1, slot + count):
             self._batch.copy(slot, other, len(job.prompt))
@@ -365,7 +402,7 @@ class Stepper:
             return
         tokens = (*choice.job.prompt, *choice.ids[:-1])
         if choice.ids and finish is not Finish.ABORT:
-            self._remember(choice.job.call.tenant, tokens, self._live.index(choice))
+            self._remember(choice.job.call.tenant, tokens[: choice.job.exact], self._live.index(choice))
         self._output(choice.job, choice.index, ids, text, logprobs, finish)
 
     def _output(
@@ -380,7 +417,8 @@ class Stepper:
         first = index == 0 and not job.announced
         job.announced = job.announced or first
         prompt, cached = (job.prompt_tokens, min(job.cached, job.prompt_tokens)) if first else (0, 0)
-        self.outbox.append((job, Output(index, ids, text, logprobs, finish, prompt, cached)))
+        known = job.provenance if first else None
+        self.outbox.append((job, Output(index, ids, text, logprobs, finish, prompt, cached, known)))
         if finish is not None:
             job.open.discard(index)
             job.over = not job.open
@@ -394,7 +432,7 @@ class Stepper:
                 failure.__cause__ = error
                 self._close(job, failure)
 
-    def _close(self, job: Job, item: Exception | None) -> None:
+    def _close(self, job: Job, item: Exception | torch.Tensor | None) -> None:
         """The last word on a job."""
         if job.over:
             return
@@ -418,4 +456,5 @@ class Stepper:
         if self._current is not None and self._current.over:
             self._current, self._computed = None, 0
         elif self._current is not None and len(live) < before and self._computed:
-            self._batch.move(before, len(live), self._computed)
+            length = self._computed if self._current.todo is None else len(self._current.prompt)
+            self._batch.move(before, len(live), length)
