@@ -163,7 +163,7 @@ class Rotary:
 
     def __init__(self, model: Any) -> None:
         """Raises ConfigError for models without one rotary table of fixed frequencies."""
-        own = getattr(model.base_model, "rotary_emb", None)
+        own: Any = getattr(model.base_model, "rotary_emb", None)
         kind = getattr(own, "rope_type", None)
         if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in _MODELS:
             raise ConfigError(
