@@ -199,7 +199,7 @@ class HFEngine(BaseEngine):
     @property
     def chunk_counts(self) -> Counts | None:
         """Of chunks looked for; None: this engine reuses none."""
-        return self._finder and self._finder.counts
+        return None if self._finder is None else self._finder.counts
 
     async def abort(self, call_id: str) -> None:
         job = self._jobs.get(call_id)
