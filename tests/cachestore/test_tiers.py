@@ -9,7 +9,10 @@ import pytest
 
 from flowserve.cachestore.tier import Key, Tier
 from flowserve.cachestore.tiers.breaker import Breaker
+from flowserve.cachestore.tiers.disk import DiskTier
+from flowserve.cachestore.tiers.host import HostTier
 from flowserve.cachestore.tiers.remote import open_remote
+from flowserve.cachestore.tiers.shared import SharedTier
 from flowserve.cachestore.tiers.valkey import ValkeyTier
 
 KEY, OTHER = bytes(range(32)), bytes(reversed(range(32)))
@@ -38,12 +41,27 @@ def _s3(request: pytest.FixtureRequest, folder: Path) -> Open:
     return lambda: open_remote(address.replace("/kv", f"/{prefix}"))
 
 
-TIERS: Mapping[str, Callable[[pytest.FixtureRequest, Path], Open]] = {
+def _host(request: pytest.FixtureRequest, folder: Path) -> Open:
+    return lambda: HostTier(1 << 24)
+
+
+def _shared(request: pytest.FixtureRequest, folder: Path) -> Open:
+    return lambda: SharedTier(f"flowserve-test-{secrets.token_hex(8)}", 1 << 24)
+
+
+def _disk(request: pytest.FixtureRequest, folder: Path) -> Open:
+    return lambda: DiskTier(folder)
+
+
+Opener = Callable[[pytest.FixtureRequest, Path], Open]
+LASTING: Mapping[str, Opener] = {
     "valkey": _valkey,
     "valkey in parts": _valkey_in_parts,
     "valkey behind a breaker": _valkey_behind_breaker,
     "s3": _s3,
+    "disk": _disk,
 }
+TIERS: Mapping[str, Opener] = {**LASTING, "host": _host, "shared memory": _shared}
 
 
 @pytest.fixture(params=TIERS)
@@ -113,6 +131,7 @@ def test_a_deleted_record_is_gone_and_what_was_read_of_it_stays(tier: Tier) -> N
     assert dict(tier.keys()) == {}
 
 
+@pytest.mark.parametrize("opened", LASTING, indirect=True)
 def test_a_restarted_process_finds_every_record_with_its_size(opened: Open) -> None:
     first, sizes = opened(), {secrets.token_bytes(32): 10 + 500 * number for number in range(12)}
     for key, size in sizes.items():
