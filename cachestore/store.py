@@ -175,10 +175,12 @@ class Store:
         """For each, the record on the fastest tier that has it whole, else None. Release what you were given. May block."""
         return [self._find(each) for each in wanted]
 
-    def wants(self, key: Key) -> bool:
-        """Is a record worth making and putting here? Once it was missed twice, or is expected."""
+    def wants(self, key: Key, nbytes: Bytes) -> bool:
+        """Is a record worth making and putting here? Once it was missed twice or is expected; or while nothing has to go for it."""
         with self._lock:
-            return self._admission.is_due(key) and all(key not in place.shelf for place in self._levels)
+            if any(key in place.shelf for place in self._levels):
+                return False
+            return self._admission.is_due(key) or any(place.shelf.has_room(nbytes) for place in self._levels)
 
     def expect(self, key: Key) -> None:
         """It will be asked for."""

@@ -11,16 +11,21 @@ once per step. Read next: stepper.py.
 """
 
 import asyncio
+import logging
 import queue
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flowserve.cachestore.geometry import Geometry
+from flowserve.cachestore.settings import ReuseSettings
+from flowserve.cachestore.store import Store
 from flowserve.engines.base import (
     BaseEngine,
     Call,
@@ -36,6 +41,7 @@ from flowserve.engines.checks import check_call
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
 from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of
+from flowserve.engines.hf_store import StoredChunks, open_chunks
 from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
 from flowserve.engines.prefix import PrefixCache
@@ -43,6 +49,10 @@ from flowserve.engines.stepper import Stepper
 from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, Unsupported
 from flowserve.ids import Bytes, EngineId, Seconds, Tokens
 
+log = logging.getLogger("flowserve.engines")
+
+MAKING = 32
+"""Chunks that may wait to be encoded for the store; others are when they are missed again."""
 IDLE_RELEASE_S: Seconds = 30.0
 """After so long without work the KV table is given back."""
 REPORT_S: Seconds = 0.1
@@ -59,7 +69,8 @@ class HFEngine(BaseEngine):
         computed between two decode steps; None is 256 on a CPU, 2048 on a GPU.
     threads: of torch on the CPU; None is one for small models, torch's own choice for others.
     kv_bytes: bound of the KV of live sequences. prefix_bytes: of remembered prefixes; 0 turns their reuse off.
-    reuse: where KV of chunks is found and what may be pasted; None: chunks are reused as prefixes only.
+    reuse: of a store of its own, or where else KV of chunks is found and what may be pasted; None: chunks are reused as
+        prefixes only.
     `Call.timeout_s` is the runtime's to keep: it aborts.
     """
 
@@ -80,7 +91,7 @@ class HFEngine(BaseEngine):
         revision: str | None = None,
         trust_remote_code: bool = False,
         quiet: bool = False,
-        reuse: ChunkReuse | None = None,
+        reuse: ReuseSettings | ChunkReuse | None = None,
     ) -> None:
         for field, value in (("max_batch", max_batch), ("prefill_chunk", prefill_chunk or 1), ("kv_bytes", kv_bytes)):
             if value < 1:
@@ -95,6 +106,9 @@ class HFEngine(BaseEngine):
         self._source = Source(str(model), device, dtype, threads, revision, trust_remote_code)
         self._quiet = quiet
         self._reuse = reuse
+        self._making: dict[bytes, asyncio.Task[None]] = {}
+        """Chunks of which records are being made, by key."""
+        self._chunks: StoredChunks | None = None
         self._finder: Finder | None = None
         self._capabilities = Capabilities(models=(self._name,))
         self._tokenizer: HFTokenizer | None = None
@@ -197,6 +211,11 @@ class HFEngine(BaseEngine):
         return item
 
     @property
+    def store(self) -> Store | None:
+        """Its store of chunks; None: it has none of its own, or is not up."""
+        return None if self._chunks is None else self._chunks.store
+
+    @property
     def chunk_counts(self) -> Counts | None:
         """Of chunks looked for; None: this engine reuses none."""
         return None if self._finder is None else self._finder.counts
@@ -238,6 +257,10 @@ class HFEngine(BaseEngine):
         self._inbox.put(("close", None))
         await asyncio.to_thread(thread.join)
         self._thread = None
+        await asyncio.gather(*self._making.values(), return_exceptions=True)
+        if self._chunks is not None:
+            await asyncio.to_thread(self._chunks.store.close)
+            self._chunks = None
         self._tell_listener()
 
     def __repr__(self) -> str:
@@ -280,6 +303,27 @@ class HFEngine(BaseEngine):
             encoded_from=encoded_from,
             patch=patch,
         )
+
+    def _miss(self, chunks: StoredChunks, tenant: str, segment: Segment) -> None:
+        """A chunk had no record: make one, if the store wants it and not too many wait to be made."""
+        key = chunks.key(tenant, segment.ids)
+        if (
+            not self._down
+            and key not in self._making
+            and len(self._making) < MAKING
+            and chunks.wants(tenant, segment.ids)
+        ):
+            task = self._making[key] = asyncio.ensure_future(self._make(chunks, tenant, segment))
+            task.add_done_callback(lambda _: self._making.pop(key, None))
+
+    async def _make(self, chunks: StoredChunks, tenant: str, segment: Segment) -> None:
+        began = time.monotonic()
+        try:
+            kv = await self.encode(segment.ids, chunks.recipe.sink, tenant)
+        except EngineError as error:
+            log.warning("engine '%s': a chunk of %d tokens was not encoded: %s", self._id, len(segment.ids), error)
+            return
+        await asyncio.to_thread(chunks.keep, tenant, segment, kv, time.monotonic() - began)
 
     def _begin(self, job: Job) -> None:
         if job.call.id in self._jobs:
@@ -388,6 +432,21 @@ class HFEngine(BaseEngine):
         except RuntimeError:  # the loop is closed: nobody listens any more
             self._inbox.put(("close", None))
 
+    def _opened(
+        self, reuse: ReuseSettings | ChunkReuse, model: Any, tokenizer: Tokenizer, geometry: Geometry
+    ) -> ChunkReuse:
+        """What may be pasted and from where; with settings, a store is opened."""
+        if isinstance(reuse, ChunkReuse):
+            return reuse
+        chunks, policies = open_chunks(reuse, model, tokenizer, geometry)
+        self._chunks = chunks
+        missing = partial(self._tell_miss, chunks)
+        return ChunkReuse(chunks, policies, reuse.least_chunk_tokens, missing)
+
+    def _tell_miss(self, chunks: StoredChunks, tenant: str, segment: Segment) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._miss, chunks, tenant, segment)
+
     def _load(self) -> Stepper:
         began = time.monotonic()
         self._say(f"loading model {self._name} ...")
@@ -403,7 +462,8 @@ class HFEngine(BaseEngine):
                     f"reuse of chunks: model '{self._name}' cannot have it ({loaded.remark}). Turn reuse off."
                 )
             rotary = Rotary(loaded.model)
-            self._finder = Finder(self._reuse, geometry_of(loaded.model))
+            geometry = geometry_of(loaded.model)
+            self._finder = Finder(self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry), geometry)
         context = min(loaded.max_context, self._max_context or sys.maxsize)
         self._capabilities = Capabilities(
             models=(self._name,),
@@ -414,7 +474,7 @@ class HFEngine(BaseEngine):
             regex=loaded.grammars is not None,
             grammar=loaded.grammars is not None,
             prefix_reuse=loaded.batch.shares_prefixes and self._prefix_bytes > 0,
-            chunk_reuse=tuple(sorted({p.name for p in self._reuse.policies.values()})) if self._reuse else (),
+            chunk_reuse=self._finder.names if self._finder else (),
             deterministic_seed=True,
             restart=True,
         )

@@ -8,7 +8,7 @@ position`. So what is recomputed sees nothing that stands after it, and a long b
 Policies are the static ones, whose tokens are known before the forward. Read next: stepper.py, `_prefill_some`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,7 @@ from flowserve.cachestore.geometry import Geometry, KForm
 from flowserve.cachestore.lookup import Lease
 from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.segments import Provenance, Quality
-from flowserve.engines.base import Call, Origin
+from flowserve.engines.base import Call, Origin, Segment
 from flowserve.engines.slots import Kv
 from flowserve.errors import ConfigError, StoreError
 from flowserve.ids import Tokens
@@ -45,6 +45,8 @@ class ChunkReuse:
     """Of each class that may paste, its policy, which has passed the gate of this model. Other classes paste nothing."""
     least_chunk_tokens: Tokens = 32
     """Shorter chunks are computed."""
+    missing: Callable[[str, Segment], None] | None = None
+    """Told of (tenant, chunk) that had no record, in the thread that looked; None: nobody makes records of them."""
 
     def __post_init__(self) -> None:
         if Quality.EXACT in self.policies:
@@ -113,6 +115,11 @@ class Finder:
     geometry: Geometry
     counts: Counts = field(default_factory=Counts)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the policies that may paste."""
+        return tuple(sorted({policy.name for policy in self.reuse.policies.values()}))
+
     def find(self, call: Call) -> Patch | None:
         """What is at hand for a call; None: nothing, or its class pastes nothing."""
         policy = self.reuse.policies.get(call.reuse)
@@ -122,20 +129,22 @@ class Finder:
         at = 0
         for segment in call.segments:
             if segment.origin is Origin.CHUNK and len(segment.ids) >= self.reuse.least_chunk_tokens:
-                kv = self._read(call.tenant, segment.ids)
+                kv = self._read(call.tenant, segment)
                 if kv is not None:
                     found.append(Pasted(at, kv))
             at += len(segment.ids)
         return Patch(policy, tuple(found)) if found else None
 
-    def _read(self, tenant: str, ids: Sequence[int]) -> torch.Tensor | None:
+    def _read(self, tenant: str, segment: Segment) -> torch.Tensor | None:
         try:
-            lease = self.reuse.chunks.lease(tenant, ids)
+            lease = self.reuse.chunks.lease(tenant, segment.ids)
             if lease is None:
                 self.counts.missing += 1
+                if self.reuse.missing is not None:
+                    self.reuse.missing(tenant, segment)
                 return None
             try:
-                kv = self._layers(lease, len(ids))
+                kv = self._layers(lease, len(segment.ids))
             finally:
                 lease.release()
         except StoreError:  # a tier that is away costs time, never an answer

@@ -13,7 +13,8 @@ from flowserve.graphs.encode import canonical, exit_data
 from flowserve.graphs.plan import TRIAL, ExitSpec
 from flowserve.reasoning.certificates import Absent, Certificate, Subject
 from flowserve.reasoning.certificates import Certificates as CertificateFolder
-from flowserve.reasoning.shadow import Verdict, is_shadowed
+from flowserve.reasoning.shadow import Verdict
+from flowserve.shadowing import is_shadowed
 from flowserve.reasoning.tallies import told
 
 log = logging.getLogger("flowserve.runtime")

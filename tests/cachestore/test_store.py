@@ -151,15 +151,22 @@ def test_who_borrows_memory_gives_it_back_first(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_chunk_is_worth_keeping_at_its_second_sight_or_when_it_is_expected(store: Store) -> None:
+def test_where_something_has_to_go_a_chunk_is_worth_keeping_at_its_second_sight_or_when_it_is_expected(
+    tmp_path: Path,
+) -> None:
+    store = opened(tmp_path, host=2, disk=0)
     key = about(1).key
-    assert not store.wants(key)
-    assert read(store, 1) is None and not store.wants(key)
-    assert read(store, 1) is None and store.wants(key)
+    put(store, 8)
+    assert store.wants(key, RECORD)
+    put(store, 9)
+    assert not store.wants(key, RECORD)
+    assert read(store, 1) is None and not store.wants(key, RECORD)
+    assert read(store, 1) is None and store.wants(key, RECORD)
     put(store, 1)
-    assert not store.wants(key)
+    assert not store.wants(key, RECORD)
     store.expect(about(2).key)
-    assert store.wants(about(2).key)
+    assert store.wants(about(2).key, RECORD)
+    store.close()
 
 
 def test_second_sight_forgets_the_oldest_name() -> None:
