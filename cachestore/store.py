@@ -178,7 +178,7 @@ class Store:
     def wants(self, key: Key, nbytes: Bytes) -> bool:
         """Is a record worth making and putting here? Once it was missed twice or is expected; or while nothing has to go for it."""
         with self._lock:
-            if any(key in place.shelf for place in self._levels):
+            if any(key in place.shelf and (place.name, key) not in self._bad for place in self._levels):
                 return False
             return self._admission.is_due(key) or any(place.shelf.has_room(nbytes) for place in self._levels)
 

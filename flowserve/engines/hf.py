@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from flowserve.cachestore.geometry import Geometry
+from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.cachestore.store import Store
 from flowserve.engines.base import (
@@ -46,7 +47,7 @@ from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
 from flowserve.engines.prefix import PrefixCache
 from flowserve.engines.stepper import Stepper
-from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, Unsupported
+from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, StoreError, Unsupported
 from flowserve.ids import Bytes, EngineId, Seconds, Tokens
 
 log = logging.getLogger("flowserve.engines")
@@ -209,6 +210,11 @@ class HFEngine(BaseEngine):
         if not isinstance(item, torch.Tensor):
             raise item or EngineError(f"call '{call.id}': aborted")
         return item
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose KV its chunks are: what gates are about; None: it has no store of its own, or is not up."""
+        return None if self._chunks is None else self._chunks.identity
 
     @property
     def store(self) -> Store | None:
@@ -438,7 +444,10 @@ class HFEngine(BaseEngine):
         """What may be pasted and from where; with settings, a store is opened."""
         if isinstance(reuse, ChunkReuse):
             return reuse
-        chunks, policies = open_chunks(reuse, model, tokenizer, geometry)
+        try:
+            chunks, policies = open_chunks(reuse, model, tokenizer, geometry)
+        except StoreError as error:
+            raise ConfigError(f"engine '{self._id}': reuse: {error}") from error
         self._chunks = chunks
         missing = partial(self._tell_miss, chunks)
         return ChunkReuse(chunks, policies, reuse.least_chunk_tokens, missing)

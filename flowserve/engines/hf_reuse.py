@@ -46,7 +46,7 @@ class ChunkReuse:
     least_chunk_tokens: Tokens = 32
     """Shorter chunks are computed."""
     missing: Callable[[str, Segment], None] | None = None
-    """Told of (tenant, chunk) that had no record, in the thread that looked; None: nobody makes records of them."""
+    """Told of (tenant, chunk) that had no record, or a damaged one, in the thread that looked; None: nobody makes records."""
 
     def __post_init__(self) -> None:
         if Quality.EXACT in self.policies:
@@ -140,8 +140,7 @@ class Finder:
             lease = self.reuse.chunks.lease(tenant, segment.ids)
             if lease is None:
                 self.counts.missing += 1
-                if self.reuse.missing is not None:
-                    self.reuse.missing(tenant, segment)
+                self._tell_missing(tenant, segment)
                 return None
             try:
                 kv = self._layers(lease, len(segment.ids))
@@ -151,9 +150,14 @@ class Finder:
             kv = None
         if kv is None:
             self.counts.lost += 1
+            self._tell_missing(tenant, segment)
         else:
             self.counts.found += 1
         return kv
+
+    def _tell_missing(self, tenant: str, segment: Segment) -> None:
+        if self.reuse.missing is not None:
+            self.reuse.missing(tenant, segment)
 
     def _layers(self, lease: Lease, tokens: Tokens) -> torch.Tensor | None:
         if (lease.geometry, lease.tokens, lease.k_form) != (self.geometry, tokens, KForm.UNROTATED):

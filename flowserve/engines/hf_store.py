@@ -127,14 +127,14 @@ class StoredChunks:
         self.store = store
         self.recipe = Recipe(sink)
         self._secret = secret
-        self._identity = identity
+        self.identity = identity
         self._geometry = geometry
         self._token_s: Seconds = 0.0
         """Prefill of a token, the quickest seen; 0: none yet."""
 
     def key(self, tenant: str, ids: Sequence[int]) -> bytes:
         """Under which a chunk of this tenant is kept."""
-        return chunk_key(self._secret, tenant, self._identity, self.recipe, ids)
+        return chunk_key(self._secret, tenant, self.identity, self.recipe, ids)
 
     def lease(self, tenant: str, ids: Sequence[int]) -> Lease | None:
         expected = Expected(self.key(tenant, ids), self._geometry, tuple(ids), KForm.UNROTATED)

@@ -14,8 +14,8 @@ from flowserve.graphs.plan import TRIAL, ExitSpec
 from flowserve.reasoning.certificates import Absent, Certificate, Subject
 from flowserve.reasoning.certificates import Certificates as CertificateFolder
 from flowserve.reasoning.shadow import Verdict
-from flowserve.shadowing import is_shadowed
 from flowserve.reasoning.tallies import told
+from flowserve.shadowing import is_shadowed
 
 log = logging.getLogger("flowserve.runtime")
 
