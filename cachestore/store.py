@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 from flowserve.cachestore.admission import SecondSight
@@ -87,6 +87,16 @@ class Figures:
     """Records that were not kept because too many waited to be written."""
     refused: int = 0
     """Records that would not have been worth their loading, or for which no room could be made."""
+
+
+def told(figures: Figures) -> tuple[tuple[str, str, int], ...]:
+    """(what, tier or reason or "", how often) of everything that happened, for metrics."""
+    rows: list[tuple[str, str, int]] = []
+    for item in fields(figures):
+        value = getattr(figures, item.name)
+        counts = value.items() if isinstance(value, Counter) else [("", value)]
+        rows += [(item.name, str(detail), count) for detail, count in sorted(counts) if count]
+    return tuple(rows)
 
 
 class _Shelved:

@@ -237,6 +237,8 @@ class EngineStatus:
     """Prompt tokens looked up in its prefix cache, in all."""
     prefix_hit: Tokens = 0
     """Of these, the ones that were there."""
+    records: tuple[tuple[str, str, int], ...] = ()
+    """Of an engine with a store of chunks: (what happened to its records, tier or reason or "", how often), in all."""
 
 
 @dataclass(frozen=True, slots=True)

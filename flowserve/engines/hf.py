@@ -26,7 +26,7 @@ import torch
 from flowserve.cachestore.geometry import Geometry
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.settings import ReuseSettings
-from flowserve.cachestore.store import Store
+from flowserve.cachestore.store import Store, told
 from flowserve.engines.base import (
     BaseEngine,
     Call,
@@ -253,6 +253,7 @@ class HFEngine(BaseEngine):
             kv_used=stepper.kv_used,
             tokens_out_total=stepper.tokens_out,
             steps=stepper.steps,
+            records=() if self._chunks is None else told(self._chunks.store.figures),
         )
 
     async def close(self) -> None:

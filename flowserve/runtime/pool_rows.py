@@ -28,6 +28,7 @@ def row(member: Member, state: SchedulerState) -> dict[str, Any]:
         "prefix_hit_rate": status.prefix_hit / status.prefix_asked if status.prefix_asked else None,
         "preemptions": status.preemptions,
         "events": dict(member.counts),
+        "records": [list(happened) for happened in status.records],
     }
     if known is None:
         return own

@@ -193,13 +193,21 @@ class _Gauges(Collector):
         happened = CounterMetricFamily(
             "flowserve_engine_events", "What happened to it: losses, restarts, ...", labels=["engine", "event"]
         )
+        records = CounterMetricFamily(
+            "flowserve_engine_records",
+            "What happened in the store of an engine's chunks; `detail` is a tier, or the reason of a quarantine.",
+            labels=["engine", "what", "detail"],
+        )
         for row in rows:
+            for what, detail, count in row["records"]:
+                records.add_metric([str(row["id"]), what, detail], float(count))
             for state in STATES:
                 states.add_metric([str(row["id"]), state], float(row["state"] == state))
             for event, count in sorted(row["events"].items()):
                 happened.add_metric([str(row["id"]), event], float(count))
         yield states
         yield happened
+        yield records
 
     def _shadows(self) -> Iterator[Metric]:
         verdicts, tokens = self._runtime.shadows()

@@ -187,6 +187,7 @@ async def test_bytes_flipped_in_every_record_while_it_serves_change_no_answer_an
     assert store is not None
     assert answer == exact and found.pasted == 0 and store.figures.quarantined.total() == 3
     await settled(engine)
+    assert ("quarantined", "checksum", 3) in engine.status().records
     _, healed = await run(engine, ask("third"))
     assert healed.pasted == 3 * 36 and store.leased == 0
 
