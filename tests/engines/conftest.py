@@ -73,6 +73,7 @@ def tiny_config(family: str, vocabulary: int) -> Any:
         "llama-vllm": lambda: t.LlamaConfig(**common, head_dim=32),  # vLLM's CPU kernels have no smaller heads
         "qwen2": lambda: t.Qwen2Config(**common),
         "qwen3": lambda: t.Qwen3Config(**common, head_dim=16),
+        "qwen3-vllm": lambda: t.Qwen3Config(**common, head_dim=32),
         "mistral": lambda: t.MistralConfig(**common, sliding_window=8),
         "gemma2": lambda: t.Gemma2Config(**gemma),
         "gpt2": lambda: t.GPT2Config(**gpt2, **ids),

@@ -1,0 +1,83 @@
+"""vLLM's connector interface over our two halves: scheduling.py in the scheduler, working.py in the worker.
+
+Named to vLLM by `kv_connector_module_path`; the model is handed over by binding.py. Requests say what they want in
+`kv_transfer_params` (metadata.py). Loads are synchronous: a step begins with them.
+"""
+
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
+
+from flowserve.engines.vllm.connector.metadata import Kept
+from flowserve.engines.vllm.connector.scheduling import Scheduling
+from flowserve.engines.vllm.connector.working import Working
+
+HOST_BYTES = 1 << 30
+"""For records, unless `kv_connector_extra_config` has `host_bytes`."""
+
+
+class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
+    """See the module. One object per role; of the other role's half there is none."""
+
+    _cache_hit_source = CacheHitSource.HOST
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        extra = vllm_config.kv_transfer_config.kv_connector_extra_config
+        block_tokens = vllm_config.cache_config.block_size
+        if role == KVConnectorRole.SCHEDULER:
+            self.scheduling = Scheduling(block_tokens)
+        else:
+            self.working = Working(int(extra.get("host_bytes", HOST_BYTES)), block_tokens)
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """Lost records are misses."""
+        return False
+
+    # --- in the scheduler --------------------------------------------------------------------------------
+
+    def on_new_request(self, request: Any) -> None:
+        self.scheduling.arrived(request)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
+        return max(0, self.scheduling.matched(request, num_computed_tokens)), False
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        self.scheduling.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> Any:
+        return self.scheduling.step(scheduler_output.num_scheduled_tokens, self._blocks_of)
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        kept = connector_output.kv_connector_worker_meta
+        if isinstance(kept, Kept):
+            self.scheduling.heard(kept)
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, None]:
+        self.scheduling.gone(request.request_id)
+        return False, None
+
+    def _blocks_of(self, id: str) -> list[int]:
+        return list(self._kv_cache_manager.get_block_ids(id)[0])
+
+    # --- in the worker -----------------------------------------------------------------------------------
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        self.working.load(self._get_connector_metadata())
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """All is loaded before the first layer."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Spans are saved at the end of the step that completes them."""
+
+    def wait_for_save(self) -> None:
+        self.working.save(self._get_connector_metadata())
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self.working.bad_blocks()
+
+    def build_connector_worker_meta(self) -> Kept | None:
+        return self.working.kept()

@@ -1,0 +1,46 @@
+"""Which positions of a load are computed, in positions of the prompt."""
+
+import math
+
+import torch
+
+from flowserve.cachestore.policies import Policy
+from flowserve.engines.vllm.connector.metadata import Load
+
+Tensor = torch.Tensor
+
+
+def fixed(load: Load) -> Tensor:
+    """True for positions of [start, end) that are computed whatever the layers say: gaps, and what a static policy asks for."""
+    chosen = torch.ones(load.end - load.start, dtype=torch.bool)
+    for chunk in load.paste.chunks:
+        head = chunk.end if load.paste.policy.name == "full" else chunk.start + _head(load.paste.policy, chunk.start)
+        low, high = max(head, chunk.start, load.start), min(chunk.end, load.end)
+        chosen[max(low - load.start, 0) : max(high - load.start, 0)] = False
+    return chosen
+
+
+def deviating(policy: Policy, fresh: tuple[Tensor, Tensor], pasted: tuple[Tensor, Tensor], open_: Tensor) -> Tensor:
+    """Of the positions that are `open_`, the share with the highest deviation (CacheBlend, section 4.3), ties by position."""
+    keys, values = (((new.float() - old.float()) ** 2).flatten(1).sum(1) for new, old in zip(fresh, pasted, strict=True))
+    score = {"k_l2": keys, "v_l2": values, "kv_l2": keys + values}[policy.metric]
+    places = open_.nonzero().squeeze(1)
+    count = math.ceil(policy.ratio * len(places))
+    best = places[torch.argsort(score[places], descending=True, stable=True)[:count]]
+    return torch.zeros_like(open_).index_fill(0, best, True)
+
+
+def runs(positions: Tensor) -> list[tuple[int, int]]:
+    """Maximal stretches [start, end) of rising positions."""
+    told: list[tuple[int, int]] = []
+    for position in positions.tolist():
+        if told and told[-1][1] == position:
+            told[-1] = (told[-1][0], position + 1)
+        else:
+            told.append((position, position + 1))
+    return told
+
+
+def _head(policy: Policy, start: int) -> int:
+    """A chunk at position 0 has its context: none."""
+    return policy.k if policy.name == "first_k" and start > 0 else 0

@@ -1,0 +1,117 @@
+"""Chunks saved, pasted and recomputed inside unpatched vLLM: an engine in a process of its own tells what came out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+SCRIPT = """
+import json, random, sys
+from vllm import LLM, SamplingParams
+from vllm.config import KVTransferConfig
+
+PLACE = "flowserve.engines.vllm.connector"
+llm = LLM(
+    sys.argv[1], dtype="float32", enforce_eager=True, block_size=32, max_num_seqs=4, kv_cache_memory_bytes=64 << 20,
+    disable_log_stats=True, worker_extension_cls=f"{PLACE}.binding.Binding",
+    kv_transfer_config=KVTransferConfig(
+        kv_connector="ReuseConnector", kv_connector_module_path=f"{PLACE}.connector", kv_role="kv_both",
+        kv_load_failure_policy="recompute",
+    ),
+)
+llm.collective_rpc("flowserve_bind")
+draw = random.Random(0)
+
+def ids(count):
+    return [draw.randrange(10, 300) for _ in range(count)]
+
+def ask(prompt, **ours):
+    extra = {"kv_transfer_params": {"flowserve": ours}} if ours else None
+    params = SamplingParams(max_tokens=8, temperature=0.0, logprobs=5, ignore_eos=True, extra_args=extra)
+    (output,) = llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
+    best = [{str(i): one.logprob for i, one in step.items()} for step in output.outputs[0].logprobs]
+    return {"ids": list(output.outputs[0].token_ids), "first": best[0], "cached": output.num_cached_tokens}
+
+def paste(spans, name, **policy):
+    chunks = [{"key": key, "start": start, "end": end} for key, start, end in spans]
+    return {"chunks": chunks, "policy": {"name": name, **policy}}
+
+system, question, passages = ids(40), ids(21), [ids(70), ids(51), ids(64)]
+for number, passage in enumerate(passages):
+    ask([5, *passage], save={"key": f"c{number}", "start": 1, "end": 1 + len(passage)})
+
+prompt, spans = list(system), []
+for number, passage in enumerate(passages):
+    spans.append((f"c{number}", len(prompt), len(prompt) + len(passage)))
+    prompt += [*passage, 9]
+prompt += question
+
+told = {"before": None}
+for name, policy in {
+    "all_hkvd": dict(name="hkvd", ratio=1.0), "all_first_k": dict(name="first_k", k=1000), "full": dict(name="full"),
+    "hkvd": dict(name="hkvd", ratio=0.15), "first_k": dict(name="first_k", k=8), "none": dict(name="none"),
+}.items():
+    told[name] = ask(prompt, paste=paste(spans, **policy))
+told["none_again"] = ask(prompt, paste=paste(spans, "none"))
+told["exact"] = ask(prompt)
+told["exact_again"] = ask(prompt)
+told["missing"] = ask(prompt, paste=paste([spans[0], ("nowhere", *spans[1][1:]), spans[2]], "full"))
+told["first_alone"] = ask([*passages[0], *question], paste=paste([("c0", 0, 70)], "none"))
+from vllm.distributed.kv_transfer import get_kv_transfer_group
+get_kv_transfer_group().working._records._layers.pop("c1")  # behind the scheduler's back
+told["lost"] = ask(prompt, paste=paste(spans, "first_k", k=3))
+told["free"] = llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_manager.block_pool.get_usage()
+print(json.dumps(told), flush=True)
+"""
+
+
+@pytest.fixture(scope="module", params=["llama-vllm", "qwen3-vllm"])
+def told(request: pytest.FixtureRequest, tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What SCRIPT prints, of one model."""
+    script = tmp_path_factory.mktemp("connector") / "engine.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
+    command = [sys.executable, str(script), str(tiny_folder(request.param))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def gap(one: Any, other: Any) -> float:
+    """Between first-token logprobs that both tell."""
+    return max(abs(one["first"][i] - other["first"][i]) for i in one["first"].keys() & other["first"].keys())
+
+
+def test_recomputing_everything_equals_prefill(told: Any) -> None:
+    floor = gap(told["exact"], told["exact_again"])
+    for name in ("all_hkvd", "all_first_k", "full"):
+        assert told[name]["ids"] == told["exact"]["ids"]
+        assert gap(told[name], told["exact"]) <= max(4 * floor, 1e-4)
+
+
+def test_a_pasted_chunk_gives_other_probabilities_and_recompute_lies_between(told: Any) -> None:
+    assert gap(told["none"], told["exact"]) > 1e-3
+    assert gap(told["hkvd"], told["exact"]) > 1e-4
+    assert gap(told["hkvd"], told["none"]) > 1e-4
+
+
+def test_exact_requests_never_see_pasted_blocks_and_the_same_recipe_does(told: Any) -> None:
+    assert told["exact"]["cached"] == 32
+    assert told["none_again"]["cached"] >= 224 and told["none_again"]["ids"] == told["none"]["ids"]
+    assert told["exact_again"]["ids"] == told["exact"]["ids"]
+
+
+def test_missing_and_lost_records_are_recomputed(told: Any) -> None:
+    for name in ("missing", "lost"):
+        assert told[name]["ids"] == told["exact"]["ids"]
+        assert gap(told[name], told["exact"]) <= 1e-4
+
+
+def test_no_block_is_held_at_the_end(told: Any) -> None:
+    assert told["free"] == 0
