@@ -24,8 +24,8 @@ MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3Fo
 """Whose inner model embeds without scaling, and whose layers take (positions, hidden, residual)."""
 
 
-class _Captured(Exception):  # noqa: N818 no error: it ends a layer before its attention
-    pass
+class _Captured(Exception):
+    """No error: it ends a layer before its attention."""
 
 
 class Blend:
@@ -97,9 +97,7 @@ class Blend:
                 values[where] = record[index][1][part]
         return keys, values
 
-    def _capture(
-        self, index: int, positions: Tensor, hidden: Tensor, residual: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _capture(self, index: int, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys and values that a layer's attention would be given."""
         seen: list[Tensor] = []
 

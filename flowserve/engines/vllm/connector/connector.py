@@ -42,7 +42,7 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self.scheduling.arrived(request)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        return max(0, self.scheduling.matched(request, num_computed_tokens)), False
+        return self.scheduling.matched(request, num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self.scheduling.allocated(request, blocks.get_block_ids()[0], num_external_tokens)

@@ -70,7 +70,7 @@ class PagedLayer:
         before = self._cache[SCRATCH].clone()
 
         def written(keys: Tensor, values: Tensor) -> Tensor:
-            self.write(*(part.to(self._cache.dtype).view(shape) for part in (keys, values)), slots)
+            self.write(keys.to(self._cache.dtype).view(shape), values.to(self._cache.dtype).view(shape), slots)
             return self._cache[SCRATCH].reshape(-1).clone()
 
         zeros, ones = torch.zeros(count, device=device), torch.ones(count, device=device)

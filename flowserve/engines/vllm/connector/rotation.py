@@ -23,9 +23,8 @@ class Rotation:
     def undone(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Rotated keys (tokens, kv_heads, head_dim) as they were before; scaling of the table (YaRN) is divided out."""
         cos, sin = self._rotary.cos_sin_cache[positions].float().unsqueeze(1).chunk(2, dim=-1)
-        turned, rest = keys.float().split(
-            [self._rotary.rotary_dim, keys.shape[-1] - self._rotary.rotary_dim], dim=-1
-        )
+        width = self._rotary.rotary_dim
+        turned, rest = keys[..., :width].float(), keys[..., width:].float()
         square = cos * cos + sin * sin
         if self._rotary.is_neox_style:
             one, two = turned.chunk(2, dim=-1)
@@ -39,4 +38,4 @@ class Rotation:
         """By the model's own operation, so that it rounds as the model's keys do."""
         flat = keys.reshape(len(keys), -1)
         _, turned = self._rotary(positions, flat.clone(), flat.clone())
-        return turned.view_as(keys)
+        return torch.as_tensor(turned).view_as(keys)

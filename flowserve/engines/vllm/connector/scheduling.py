@@ -43,7 +43,7 @@ class Scheduling:
         ahead = [chunk for chunk in paste.chunks if chunk.end > local]
         if not ahead or any(chunk.key not in self._known for chunk in ahead):
             return 0
-        return min(ahead[-1].end, request.num_prompt_tokens - 1) - local
+        return max(0, min(ahead[-1].end, int(request.num_prompt_tokens) - 1) - local)
 
     def allocated(self, request: Any, blocks: list[int], tokens: int) -> None:
         """tokens: of the load; the request's first computed position lies behind them."""

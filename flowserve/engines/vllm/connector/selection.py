@@ -22,7 +22,9 @@ def fixed(load: Load) -> Tensor:
 
 def deviating(policy: Policy, fresh: tuple[Tensor, Tensor], pasted: tuple[Tensor, Tensor], open_: Tensor) -> Tensor:
     """Of the positions that are `open_`, the share with the highest deviation (CacheBlend, section 4.3), ties by position."""
-    keys, values = (((new.float() - old.float()) ** 2).flatten(1).sum(1) for new, old in zip(fresh, pasted, strict=True))
+    keys, values = (
+        ((new.float() - old.float()) ** 2).flatten(1).sum(1) for new, old in zip(fresh, pasted, strict=True)
+    )
     score = {"k_l2": keys, "v_l2": values, "kv_l2": keys + values}[policy.metric]
     places = open_.nonzero().squeeze(1)
     count = math.ceil(policy.ratio * len(places))

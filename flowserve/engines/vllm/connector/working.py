@@ -31,8 +31,9 @@ class Working:
                 self._bad_blocks.update(load.blocks[first : -(-load.end // self._block_tokens)])
 
     def save(self, step: Step) -> None:
-        for save in step.saves if self._blend is not None else ():
-            self._save(self._blend, save)
+        if self._blend is not None:
+            for save in step.saves:
+                self._save(self._blend, save)
 
     def bad_blocks(self) -> set[int]:
         """Since the last time."""
