@@ -51,7 +51,7 @@ for number, passage in enumerate(passages):
     prompt += [*passage, 9]
 prompt += question
 
-told = {"before": None}
+told = {"prompt": prompt, "spans": [span[1:] for span in spans]}
 for name, policy in {
     "all_hkvd": dict(name="hkvd", ratio=1.0), "all_first_k": dict(name="first_k", k=1000), "full": dict(name="full"),
     "hkvd": dict(name="hkvd", ratio=0.15), "first_k": dict(name="first_k", k=8), "none": dict(name="none"),
@@ -79,7 +79,37 @@ def told(request: pytest.FixtureRequest, tiny_folder: Any, tmp_path_factory: pyt
     command = [sys.executable, str(script), str(tiny_folder(request.param))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"folder": tiny_folder(request.param), **json.loads(done.stdout.splitlines()[-1])}
+
+
+def oracle(told: Any, k: int) -> Any:
+    """First-token logprobs by transformers: passages encoded alone where they stand, all but their first `k` tokens pasted into a
+    cache that grows from left to right, everything else computed on it."""
+    import torch
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    model = AutoModelForCausalLM.from_pretrained(told["folder"], dtype=torch.float32).eval()
+    prompt, cache, at = told["prompt"], DynamicCache(), 0
+    logits = torch.empty(0)
+
+    def compute(end: int) -> None:
+        nonlocal at, logits
+        if at < end:
+            logits = model(
+                torch.tensor([prompt[at:end]]), past_key_values=cache, position_ids=torch.arange(at, end)[None]
+            ).logits[0, -1]
+        at = end
+
+    with torch.inference_mode():
+        for start, end in told["spans"]:
+            alone, ids = DynamicCache(), torch.tensor([[5, *prompt[start:end]]])
+            model(ids, past_key_values=alone, position_ids=torch.arange(start - 1, end)[None])
+            compute(start + k)
+            for index, layer in enumerate(alone.layers):
+                cache.update(layer.keys[:, :, 1 + k :], layer.values[:, :, 1 + k :], index)
+            at = end
+        compute(len(prompt))
+    return {"first": {str(i): value for i, value in enumerate(logits.log_softmax(-1).tolist())}}
 
 
 def gap(one: Any, other: Any) -> float:
@@ -92,6 +122,11 @@ def test_recomputing_everything_equals_prefill(told: Any) -> None:
     for name in ("all_hkvd", "all_first_k", "full"):
         assert told[name]["ids"] == told["exact"]["ids"]
         assert gap(told[name], told["exact"]) <= max(4 * floor, 1e-4)
+
+
+@pytest.mark.parametrize(("name", "k"), [("none", 0), ("first_k", 8)])
+def test_what_is_pasted_and_recomputed_equals_a_slow_oracle(told: Any, name: str, k: int) -> None:
+    assert gap(told[name], oracle(told, k)) < 1e-3
 
 
 def test_a_pasted_chunk_gives_other_probabilities_and_recompute_lies_between(told: Any) -> None:
