@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from flowserve.cachestore.e4m3 import E4M3, E4M3_MAX, to_e4m3
 from flowserve.cachestore.floats import STORED, Floats, narrowed, narrowed_up, widened
@@ -85,7 +86,7 @@ class Float8:
     def encode(self, array: Array, dtype: str, part: Part) -> Buffer:
         numbers = _bounded(array, dtype)
         scale = (np.abs(numbers).max(axis=(0, 2), keepdims=True) / np.float32(E4M3_MAX)).astype(np.float32)
-        return _joined(scale, to_e4m3(numbers / np.where(scale > 0, scale, np.float32(1))))
+        return _joined(scale, to_e4m3(np.divide(numbers, np.where(scale > 0, scale, np.float32(1)), dtype=np.float32)))
 
     def decode(self, data: Buffer, shape: Shape, dtype: str, part: Part) -> Array:
         reader = _Parts(data)
@@ -114,7 +115,7 @@ class Integer:
         starts = self._starts(numbers.shape[_AXIS[part]])
         low = np.minimum.reduceat(numbers, starts, axis=_AXIS[part])
         high = np.maximum.reduceat(numbers, starts, axis=_AXIS[part])
-        step = narrowed_up((high - low) / np.float32(self._top), dtype)
+        step = narrowed_up(np.divide(high - low, np.float32(self._top), dtype=np.float32), dtype)
         spread_low, spread_step = (self._spread(a, numbers.shape, part) for a in (low, widened(step, dtype)))
         codes = np.rint((numbers - spread_low) / np.where(spread_step > 0, spread_step, np.float32(1)))
         codes = codes.clip(0, self._top).astype(np.uint8)
@@ -130,7 +131,8 @@ class Integer:
         groups = list(rest)
         groups[_AXIS[part]] = len(self._starts(rest[_AXIS[part]]))
         low, step = (widened(reader.take(tuple(groups), STORED[dtype]), dtype) for _ in range(2))
-        codes = _unpacked(reader.take((-(-int(np.prod(rest)) * self.bits // 8),), np.dtype(np.uint8)), self.bits, rest)
+        packed = reader.take((-(-int(np.prod(rest)) * self.bits // 8),), np.dtype(np.uint8)).view(np.uint8)
+        codes = _unpacked(packed, self.bits, rest)
         reader.end()
         numbers = codes * self._spread(step, rest, part) + self._spread(low, rest, part)
         return np.concatenate([link, narrowed(numbers, dtype)])
@@ -178,13 +180,13 @@ class Zstd:
         return self.inner.decode(plain, shape, dtype, part)
 
 
-CODECS: Final[dict[str, Codec]] = {
+_PLAIN: Final[dict[str, Codec]] = {
     "raw16": Raw(),
     "fp8": Float8(),
     "int8": Integer(8),
     "int4": Integer(4, GROUP, LINK),
 }
-CODECS |= {f"{name}+zstd": Zstd(codec) for name, codec in CODECS.items()}
+CODECS: Final[dict[str, Codec]] = _PLAIN | {f"{name}+zstd": Zstd(codec) for name, codec in _PLAIN.items()}
 """By the name in records and settings."""
 
 
@@ -242,16 +244,17 @@ class _Parts:
             raise ValueError(f"{len(self._data) - self._at} bytes too many")
 
 
-def _packed(codes: Array, bits: int) -> Array:
+def _packed(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     """Two codes of 4 bits in a byte, the earlier one low."""
     flat = codes.reshape(-1)
     if bits == 8:
         return flat
     even = np.concatenate([flat, np.zeros(flat.size % 2, np.uint8)])
-    return even[::2] | (even[1::2] << np.uint8(4))
+    packed: npt.NDArray[np.uint8] = even[::2] | (even[1::2] << np.uint8(4))
+    return packed
 
 
-def _unpacked(data: Array, bits: int, shape: tuple[int, ...]) -> Floats:
+def _unpacked(data: npt.NDArray[np.uint8], bits: int, shape: tuple[int, ...]) -> Floats:
     if bits == 8:
         return data.reshape(shape).astype(np.float32)
     codes = np.stack([data & np.uint8(15), data >> np.uint8(4)], axis=-1)

@@ -10,12 +10,15 @@ because nobody could reach them without it. `canon/` records have no parent.
 from collections import OrderedDict
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from flowserve.cachestore.tier import Key
 from flowserve.errors import ConfigError
 from flowserve.ids import Bytes, Seconds
+
+SLACK = 64
+"""Places in a heap that may be out of date, beside as many as there are records, before it is made anew."""
 
 
 class Eviction(Protocol):
@@ -145,8 +148,7 @@ class Ranked:
         found = None
         while self._heap and found is None:
             _, _, turn, key = self._heap[0]
-            entry = self._entries.get(key)
-            if entry is None or entry.turn != turn or key in self._children:
+            if not self._is_current(key, turn):
                 heappop(self._heap)  # out of date; a parent returns with the end of its last child
             elif key in held:
                 passed.append(heappop(self._heap))
@@ -192,6 +194,13 @@ class Ranked:
         entry.turn = self._turns
         if entry.key not in self._children:
             heappush(self._heap, (entry.rank, entry.arrival, entry.turn, entry.key))
+        if len(self._heap) > SLACK + 2 * len(self._entries):  # mostly places that are out of date
+            self._heap = [item for item in self._heap if self._is_current(item[3], item[2])]
+            heapify(self._heap)
+
+    def _is_current(self, key: Key, turn: int) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.turn == turn and key not in self._children
 
 
 EVICTIONS: dict[str, Callable[[], Ranked]] = {

@@ -154,18 +154,19 @@ def pack(
     names = [codecs] * about.geometry.layers if isinstance(codecs, str) else list(codecs)
     if not about.ids:
         raise StoreError("record: expected at least one token, got none")
+    pairs = list(layers)
+    if not len(pairs) == len(names) == about.geometry.layers:
+        raise StoreError(f"record: expected {about.geometry.layers} layers, got {len(pairs)} with {len(names)} codecs")
     rows: list[_Row] = []
     parts: list[Buffer] = []
     start = _padded(_header_bytes(about))
-    for index, (name, pair) in enumerate(zip(names, layers, strict=True)):
+    for index, (name, pair) in enumerate(zip(names, pairs, strict=True)):
         encoded = [
             codec(name).encode(_fitting(about, index, part, a), about.geometry.dtype, part)
             for part, a in zip(Part, pair, strict=True)
         ]
         rows.append(_row(rows[-1].end if rows else start, name, *encoded))
         parts += [*encoded, bytes(_padding(sum(map(_nbytes, encoded))))]
-    if len(rows) != about.geometry.layers:
-        raise StoreError(f"record: expected {about.geometry.layers} layers, got {len(rows)}")
     return [_header(about, rows, start, seal_key), *parts]
 
 

@@ -118,7 +118,7 @@ def test_a_policy_names_the_victims_of_the_brute_force_simulator(name, chained, 
         assert fast.clock >= before
 
 
-def test_what_has_resident_children_is_no_victim_until_they_are_gone():
+def test_what_has_resident_children_is_no_victim_until_they_are_gone() -> None:
     policy = eviction("lru")
     policy.add(b"root", 1, 1.0)
     policy.add(b"leaf", 1, 1.0, parent=b"root")
@@ -128,14 +128,14 @@ def test_what_has_resident_children_is_no_victim_until_they_are_gone():
     assert policy.victim() == b"root"
 
 
-def test_ties_go_by_arrival():
+def test_ties_go_by_arrival() -> None:
     policy = eviction("lfu")
     for key in (b"z", b"a"):
         policy.add(key, 1, 1.0)
     assert policy.victim() == b"z"
 
 
-def test_each_tier_has_its_own_clock():
+def test_each_tier_has_its_own_clock() -> None:
     host, disk = eviction("gdsf"), eviction("gdsf")
     for tier in (host, disk):
         tier.add(b"k", 1, 5.0)
@@ -143,7 +143,7 @@ def test_each_tier_has_its_own_clock():
     assert (host.clock, disk.clock) == (5.0, 0.0)
 
 
-def test_a_record_that_loads_slower_than_it_saves_goes_first():
+def test_a_record_that_loads_slower_than_it_saves_goes_first() -> None:
     policy = eviction("net")
     policy.add(b"slow", 1, 1.0, 2.0)
     policy.add(b"good", 1, 1.0, 0.5)
@@ -151,6 +151,17 @@ def test_a_record_that_loads_slower_than_it_saves_goes_first():
     assert policy.victim() == b"slow"
 
 
-def test_an_unknown_name_lists_the_known_ones():
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="lru, lfu, gdsf, pgdsf, net; got 'fifo'"):
         eviction("fifo")
+
+
+@pytest.mark.parametrize("name", EVICTIONS)
+def test_uses_without_evictions_do_not_pile_up(name: str) -> None:
+    policy = eviction(name)
+    for number in range(10):
+        policy.add(bytes([number]) * 32, 1, 1.0)
+    for number in range(5_000):
+        policy.touch(bytes([number % 9]) * 32, 1.0)
+    assert len(policy._heap) < 200
+    assert policy.victim() == bytes([9]) * 32
