@@ -52,6 +52,9 @@ class ReuseSettings:
     shadow_share: float = 0.005
     """Share of the calls with pasted chunks that are computed in full as well, to compare first tokens."""
 
+    measuring: bool = False
+    """The policies are used without gates: for the measurement that a gate is made of, and for nothing else."""
+
     def __post_init__(self) -> None:
         for name, least in (
             ("host_bytes", 0), ("disk_bytes", 1), ("remote_bytes", 1), ("sink_tokens", 0), ("least_chunk_tokens", 1),

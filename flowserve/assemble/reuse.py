@@ -4,7 +4,7 @@
     kind = "hf"
     reuse = { disk = "/var/kv", host_bytes = 8_000_000_000, gates = "gates", balanced = "first_k:16" }
 
-The keys are the fields of `ReuseSettings`, without the secret, which is the server's own.
+The keys are the fields of `ReuseSettings`, without the secret, which is the server's own, and `measuring`, which is no server's.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def reuse_settings(kind: str, id: str, table: object, secret: bytes) -> ReuseSet
         )
     if not isinstance(table, Mapping):
         raise ConfigError(f'{where}: expected a table, as reuse = {{ disk = "..." }}; got {table!r}')
-    known = [item.name for item in fields(ReuseSettings) if item.name != "secret"]
+    known = [item.name for item in fields(ReuseSettings) if item.name not in ("secret", "measuring")]
     given: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:

@@ -331,8 +331,14 @@ def gate_stopping(
 
 @gate.command("reuse")
 def gate_reuse(
-    cases: Annotated[list[Path], typer.Option(help="measured cases of a model and a policy: JSON lines; repeatable")],
     out: Annotated[Path, typer.Option(help="folder of the gate files")],
+    cases: Annotated[
+        list[Path] | None, typer.Option(help="measured cases of a model and a policy: JSON lines; repeatable")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="measure this one on --data: folder or hub name, or demo")] = None,
+    data: Annotated[Path | None, typer.Option(help="questions with answers and passages: JSON lines")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="to be measured, as first_k:16; repeatable")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first questions", min=1)] = None,
     score: Annotated[str, typer.Option(help="f1 or exact")] = "f1",
     loss: Annotated[float, typer.Option(help="of score, that is allowed in the mean")] = 0.02,
     confidence: Annotated[float, typer.Option(help="that no limit is broken")] = 0.95,
@@ -343,12 +349,13 @@ def gate_reuse(
     days: Annotated[int, typer.Option(help="how long gates hold", min=1, max=3650)] = 90,
     json_rows: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
-    """Open the gate of each measured model and policy, or refuse it and shut an open one; 1 if all are refused."""
+    """Open the gate of each model and policy, measured now or before, or refuse it and shut an open one; 1 if all are refused."""
     from flowserve.cachestore.gates import Thresholds
     from flowserve.cli import gating_reuse
 
     limits = Thresholds(loss, round(1 - confidence, 12), kl, far, differing, full)
-    raise typer.Exit(gating_reuse.reuse(cases, out, score, limits, days, json_rows))
+    files = gating_reuse.cases_of(cases or [], model, data, policy or [], limit, out)
+    raise typer.Exit(gating_reuse.reuse(files, out, score, limits, days, json_rows))
 
 
 @app.command()

@@ -11,10 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flowserve.bench.reuse.quality import figures, read_cases
+from flowserve.bench.reuse.quality import figures, read_cases, write_cases
 from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.gates import Gate, Thresholds
 from flowserve.clock import SystemClock
+from flowserve.errors import ConfigError
 
 
 def reuse(files: Sequence[Path], out: Path, score: str, limits: Thresholds, days: int, as_json: bool) -> int:
@@ -31,6 +32,33 @@ def reuse(files: Sequence[Path], out: Path, score: str, limits: Thresholds, days
     else:
         _show(gates)
     return 0 if any(gate.refusal is None for gate in gates) else 1
+
+
+def cases_of(
+    files: Sequence[Path], model: str | None, data: Path | None, policies: Sequence[str], limit: int | None, out: Path
+) -> list[Path]:
+    """Files of cases: those that are given, or those measured now, which stay in `out`. Raises ConfigError."""
+    if files and not (model or data or policies or limit):
+        return list(files)
+    if files or model is None or data is None or not policies:
+        given = ", ".join(
+            name
+            for name, value in (("--cases", files), ("--model", model), ("--data", data), ("--policy", policies))
+            if value
+        )
+        raise ConfigError(
+            f"gate reuse: expected --cases FILE, or --model, --data and --policy for a measurement; got {given or 'neither'}"
+        )
+    from flowserve.assemble import model_folder
+    from flowserve.bench.reuse.embedded import measured_cases
+
+    out.mkdir(parents=True, exist_ok=True)
+    found: list[Path] = []
+    for measured, cases in measured_cases(model_folder(model), Path(model).name, data, policies, limit):
+        path = Gates(out).path(measured.subject).with_suffix("").with_suffix(".cases.jsonl")
+        write_cases(path, measured, cases)
+        found.append(path)
+    return found
 
 
 def _gate(path: Path, score: str, limits: Thresholds, created: datetime, days: int) -> Gate:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,30 @@ class HFEngine(BaseEngine):
         if not isinstance(item, torch.Tensor):
             raise item or EngineError(f"call '{call.id}': aborted")
         return item
+
+    async def first_logprobs(self, call: Call) -> torch.Tensor:
+        """Log-probabilities of the first token of `call`, (vocabulary,) in float64: all of them, for measurements."""
+        found: list[torch.Tensor] = []
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        job = await self._job(replace(call, sampling=Sampling(max_tokens=1)), inbox, prefill_only=False)
+        job.first = lambda logits: found.append(torch.log_softmax(logits.double(), dim=-1).cpu())
+        self._begin(job)
+        done = False
+        try:
+            item = await inbox.get()
+            done = True
+        finally:
+            self._end(job, early=not done)
+        if isinstance(item, BaseException):
+            raise item
+        return found[0]
+
+    async def settled(self) -> None:
+        """Until what was missed so far is in the store, or was refused by it."""
+        while self._making:
+            await asyncio.gather(*self._making.values())
+        if self._chunks is not None:
+            await asyncio.to_thread(self._chunks.store.flush)
 
     @property
     def identity(self) -> Identity | None:

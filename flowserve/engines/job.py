@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from flowserve.cachestore.segments import Provenance
 from flowserve.engines.base import Call
 from flowserve.engines.detok import Decode, TextStream
@@ -39,6 +41,8 @@ class Job:
     """So many tokens from the beginning have exact KV; None: all, also of the answer. Only these may be remembered."""
     provenance: Provenance | None = None
     """Told with `prompt_tokens`, by engines that reuse chunks."""
+    first: Callable[[torch.Tensor], None] | None = None
+    """Told, in the engine's thread, of the logits that a choice's first token is drawn from."""
     over: bool = False
     """Nothing more will be delivered."""
     open: set[int] = field(default_factory=set)

@@ -320,6 +320,9 @@ class Stepper:
 
     def _advance(self, choices: Sequence[Choice], logits: torch.Tensor) -> None:
         """Choose the next token of each."""
+        for choice, row in zip(choices, logits, strict=True):
+            if choice.job.first is not None and not choice.ids:
+                choice.job.first(row)
         constrained = [(i, choice) for i, choice in enumerate(choices) if choice.grammar is not None]
         allowed = self._constrained(constrained, logits) if constrained else logits
         fine = torch.isfinite(allowed.amax(dim=-1)).tolist()

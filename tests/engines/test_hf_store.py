@@ -1,6 +1,5 @@
 """The transformers engine with a store of its own: what gates allow, what is kept, and that damage never reaches an answer."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,15 +37,6 @@ async def run(engine: HFEngine, call: Call) -> tuple[list[int], Provenance]:
     outputs: list[Output] = [output async for output in engine.generate(call)]
     [provenance] = [output.provenance for output in outputs if output.provenance is not None]
     return [i for output in outputs for i in output.token_ids], provenance
-
-
-async def settled(engine: HFEngine) -> None:
-    """Until what was missed is in the store."""
-    store = engine.store
-    assert store is not None
-    while engine._making:
-        await asyncio.gather(*engine._making.values())
-    await asyncio.to_thread(store.flush)
 
 
 class Lab:
@@ -106,7 +96,7 @@ async def test_the_second_question_over_the_same_passages_pastes_them_in_any_ord
     assert engine.capabilities.chunk_reuse == ("first_k",)
     _, first = await run(engine, ask("first"))
     assert first == Provenance(0, 0, PROMPT, "")
-    await settled(engine)
+    await engine.settled()
     _, second = await run(engine, ask("second", (2, 0, 1)))
     assert second == Provenance(0, 3 * 36, PROMPT - 3 * 36, "first_k")
 
@@ -115,7 +105,7 @@ async def test_a_restarted_engine_finds_its_records(lab: Lab) -> None:
     await lab.open_gate(Policy("first_k", k=4))
     engine = await lab.start(host_bytes=0)
     await run(engine, ask("first"))
-    await settled(engine)
+    await engine.settled()
     wanted = await run(engine, ask("second"))
     await engine.close()
     again = await lab.start()
@@ -127,7 +117,7 @@ async def test_other_classes_than_the_one_whose_policy_passed_paste_nothing(lab:
     await lab.open_gate(Policy("first_k", k=4))
     engine = await lab.start(fast="sink0")
     await run(engine, ask("first"))
-    await settled(engine)
+    await engine.settled()
     _, found = await run(engine, ask("second", reuse=quality))
     assert found.pasted == 0
 
@@ -162,10 +152,10 @@ async def test_another_tenant_finds_nothing_of_the_same_passages(lab: Lab) -> No
     await lab.open_gate(Policy("first_k", k=4))
     engine = await lab.start()
     await run(engine, ask("first"))
-    await settled(engine)
+    await engine.settled()
     _, other = await run(engine, ask("second", tenant="b"))
     assert other.pasted == 0
-    await settled(engine)
+    await engine.settled()
     _, own = await run(engine, ask("third", tenant="b"))
     assert own.pasted
 
@@ -175,7 +165,7 @@ async def test_bytes_flipped_in_every_record_while_it_serves_change_no_answer_an
     engine = await lab.start(host_bytes=0)
     exact, _ = await run(engine, ask("exact", reuse=Quality.EXACT))
     await run(engine, ask("first"))
-    await settled(engine)
+    await engine.settled()
     files = sorted(lab.records.glob("*/*.kv"))
     assert len(files) == 3
     for number, path in enumerate(files):
@@ -186,7 +176,7 @@ async def test_bytes_flipped_in_every_record_while_it_serves_change_no_answer_an
     store = engine.store
     assert store is not None
     assert answer == exact and found.pasted == 0 and store.figures.quarantined.total() == 3
-    await settled(engine)
+    await engine.settled()
     assert ("quarantined", "checksum", 3) in engine.status().records
     _, healed = await run(engine, ask("third"))
     assert healed.pasted == 3 * 36 and store.leased == 0
