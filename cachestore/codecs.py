@@ -203,9 +203,7 @@ def _zstd() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise ConfigError(
-            "codecs with +zstd need the package zstandard: pip install 'flowserve[cachestore]'"
-        ) from error
+        raise ConfigError("codecs with +zstd need the package zstandard: pip install 'flowserve[zstd]'") from error
     return zstandard
 
 

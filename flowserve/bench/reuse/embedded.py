@@ -7,7 +7,7 @@ measurement that opens it.
 import asyncio
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -85,15 +85,13 @@ class EmbeddedReplies:
 
 def measured_cases(
     model: str, name: str, data: Path, policies: Sequence[str], limit: int | None = None
-) -> list[tuple[Measured, list[Case]]]:
-    """For each policy, its cases over the questions of `data`. Raises ConfigError."""
+) -> Iterator[tuple[Measured, list[Case]]]:
+    """For each policy, as soon as they are there, its cases over the questions of `data`. Raises ConfigError."""
     questions = read_questions(data, limit)
-    found: list[tuple[Measured, list[Case]]] = []
     for policy in policies:
         with EmbeddedReplies(model, policy) as replies:
             cases = measure(replies, _shown(questions, policy), replies.policy)
-            found.append((replies.measured(data, name), cases))
-    return found
+            yield replies.measured(data, name), cases
 
 
 def _shown(questions: Sequence[Question], policy: str) -> Iterable[Question]:
