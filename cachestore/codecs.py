@@ -90,8 +90,8 @@ class Float8:
 
     def decode(self, data: Buffer, shape: Shape, dtype: str, part: Part) -> Array:
         reader = _Parts(data)
-        scale = reader.take((1, shape[1], 1), np.dtype("<f4"))
-        codes = reader.take(shape, np.dtype(np.uint8))
+        scale = reader.take((1, shape[1], 1), np.dtype("<f4")).view(np.float32)
+        codes = reader.take(shape, np.dtype(np.uint8)).view(np.uint8)
         reader.end()
         return narrowed(E4M3[codes] * scale, dtype)
 

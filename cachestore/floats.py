@@ -39,8 +39,10 @@ def narrowed_up(numbers: Floats, dtype: str) -> Array:
     """To the least number of `dtype` that is not below; of numbers from 0 on."""
     if dtype == "bfloat16":
         return ((numbers.view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)).astype(np.uint16)
-    nearest = numbers.astype(STORED[dtype])
-    return np.where(nearest < numbers, np.nextafter(nearest, nearest.dtype.type(np.inf)), nearest)
+    if dtype == "float32":
+        return numbers
+    nearest = numbers.astype(np.float16)
+    return np.where(nearest.astype(np.float32) < numbers, np.nextafter(nearest, np.float16(np.inf)), nearest)
 
 
 def finite(array: Array, dtype: str) -> bool:

@@ -175,7 +175,7 @@ def test_numbers_that_are_none_are_not_written(bad: float) -> None:
 
 def test_arrays_of_another_shape_or_number_are_not_written() -> None:
     with pytest.raises(StoreError, match=r"to be \(3, 1, 4\)"):
-        pack(ABOUT, [(np.zeros((2, 1, 4), np.float32),) * 2] * 2)
+        pack(ABOUT, [(np.zeros((2, 1, 4), np.float32), np.zeros((2, 1, 4), np.float32))] * 2)
     for count in (1, 3):
         with pytest.raises(StoreError, match=f"expected 2 layers, got {count}"):
             pack(ABOUT, (numbers(ABOUT) * 2)[:count])

@@ -51,12 +51,12 @@ def wanted(number: int, tenant: str = "a", document: str = "", version: str = ""
     return Wanted(tenant, Expected(facts.key, GEOMETRY, facts.ids, document=document, version=version), saved_s)
 
 
-def put(store: Store, number: int, tenant: str = "a", **facts: str) -> None:
+def put(store: Store, number: int, tenant: str = "a", **facts: Any) -> None:
     assert store.put(tenant, about(number, tenant, **facts), layers(number), 1.0)
     store.flush()
 
 
-def read(store: Store, number: int, tenant: str = "a", **facts: str) -> str | None:
+def read(store: Store, number: int, tenant: str = "a", **facts: Any) -> str | None:
     """The tier that the record came from, after its numbers were compared; None: a miss."""
     [lease] = store.lookup([wanted(number, tenant, **facts)])
     if lease is None:

@@ -105,7 +105,8 @@ def oracle(told: Any, k: int) -> Any:
             alone, ids = DynamicCache(), torch.tensor([[5, *prompt[start:end]]])
             model(ids, past_key_values=alone, position_ids=torch.arange(start - 1, end)[None])
             compute(start + k)
-            for index, layer in enumerate(alone.layers):
+            layers: list[Any] = list(alone.layers)
+            for index, layer in enumerate(layers):
                 cache.update(layer.keys[:, :, 1 + k :], layer.values[:, :, 1 + k :], index)
             at = end
         compute(len(prompt))

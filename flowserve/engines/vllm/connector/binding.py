@@ -12,4 +12,5 @@ class Binding:
 
     def flowserve_bind(self) -> None:
         """Raises ConfigError for models and caches that chunks cannot be pasted into."""
-        get_kv_transfer_group().working.bind(self.model_runner)
+        group: Any = get_kv_transfer_group()
+        group.working.bind(self.model_runner)

@@ -60,12 +60,14 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return False, None
 
     def _blocks_of(self, id: str) -> list[int]:
-        return list(self._kv_cache_manager.get_block_ids(id)[0])
+        manager: Any = self._kv_cache_manager
+        return list(manager.get_block_ids(id)[0])
 
     # --- in the worker -----------------------------------------------------------------------------------
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        self.working.load(self._get_connector_metadata())
+        step: Any = self._get_connector_metadata()
+        self.working.load(step)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All is loaded before the first layer."""
@@ -74,7 +76,8 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """Spans are saved at the end of the step that completes them."""
 
     def wait_for_save(self) -> None:
-        self.working.save(self._get_connector_metadata())
+        step: Any = self._get_connector_metadata()
+        self.working.save(step)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self.working.bad_blocks()

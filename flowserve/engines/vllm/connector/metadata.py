@@ -70,7 +70,7 @@ class Kept(KVConnectorWorkerMetadata):  # type: ignore[misc]
     lost: set[str] = field(default_factory=set[str])
     failed: set[str] = field(default_factory=set[str])
 
-    def aggregate(self, other: "Kept") -> "Kept":
+    def aggregate(self, other: Any) -> "Kept":
         """A record is there when all workers have their part of it."""
         lost = self.lost | other.lost
         return Kept((self.gained & other.gained) - lost, lost, self.failed | other.failed)
