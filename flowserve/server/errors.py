@@ -78,6 +78,7 @@ TABLE: tuple[tuple[type[BaseException], Row], ...] = (  # first match wins: subc
     (e.ToolError, Row(502, "tool_failed", "A tool failed")),
     (e.ValueInvalid, Row(500, "value_invalid", "A value inside the run does not fit")),
     (e.RetrievalError, Row(502, "retrieval_failed", "Retrieval failed")),
+    (e.StoreAway, Row(503, "store_away", "A store of records does not answer", hidden=True)),
     (e.StoreError, Row(500, "store_failed", "A record could not be written or trusted", hidden=True)),
     (e.ConfigError, Row(500, "config_invalid", "The server is set up wrong", hidden=True)),
     (e.FlowServeError, Row(500, "failed", "Something failed", hidden=True)),
