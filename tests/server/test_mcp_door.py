@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from flowserve.server.errors import TABLE, Fault, Row, problem_body
+from flowserve.server.mcp.convert import failed_of
 from tests.server.conftest import Served
 
 mcp = pytest.importorskip("mcp")
@@ -96,3 +98,12 @@ async def test_hostile_messages_end_at_the_door(served: Served) -> None:
     assert (await served.http.post("/mcp", json={"jsonrpc": "2.0", "id": {}, "method": "ping"})).status_code == 400
     assert (await served.http.get("/mcp")).status_code == 405
     assert not served.runtime.runs()
+
+
+@pytest.mark.parametrize("row", [row for _, row in TABLE], ids=lambda row: f"{row.status}-{row.code}")
+def test_every_row_of_the_table_of_errors_is_told_with_the_code_and_status_of_the_native_door(row: Row) -> None:
+    fault = Fault(row.status, row.code, row.title, row.title, run="run_1", problems=(("/text", "is required"),))
+    native, told = problem_body(fault, "req_1"), failed_of(fault)
+    assert told["_meta"]["flowserve/error"] == {"code": native["code"], "status": native["status"], "run": "run_1"}
+    assert told["isError"] and "structuredContent" not in told
+    assert native["detail"] in told["content"][0]["text"] and "/text: is required" in told["content"][0]["text"]

@@ -90,7 +90,10 @@ class MCP:
                 run.cancel()
             return JSON(c.answer(id, await _ending(run)))
         finally:
-            self._calls.pop(key, None)
+            self._ended(key)
+
+    def _ended(self, key: Key) -> None:
+        self._calls.pop(key, None)
 
     def _stream(self, run: Run, id: str | int, token: Any, key: Key) -> EventStream:
         """Leaving cancels: streams are not resumed here, so nobody could read the answer."""
@@ -102,7 +105,7 @@ class MCP:
             on_gone=run.cancel,
             on_error=lambda error: frame(dumps(c.refusal(id, c.INTERNAL, fault_of(error).detail)), "message"),
             on_stop=stopping,
-            on_end=lambda: self._calls.pop(key, None) and None,
+            on_end=lambda: self._ended(key),
         )
 
 
