@@ -67,6 +67,8 @@ async def test_a_cancel_notification_ends_the_named_call_of_its_session_only(ser
         await asyncio.sleep(0)
     assert (await served.http.post("/mcp", json=cancel, headers={"mcp-session-id": "two"})).status_code == 202
     assert not runs[0].done
+    assert (await served.http.post("/mcp", json=cancel)).status_code == 202
+    assert not runs[0].done
     assert (await served.http.post("/mcp", json=cancel, headers={"mcp-session-id": "one"})).status_code == 202
     told = (await waiting).json()["result"]
     assert told["isError"] and told["_meta"]["flowserve/error"]["code"] == "run_cancelled"
@@ -107,3 +109,15 @@ def test_every_row_of_the_table_of_errors_is_told_with_the_code_and_status_of_th
     assert told["_meta"]["flowserve/error"] == {"code": native["code"], "status": native["status"], "run": "run_1"}
     assert told["isError"] and "structuredContent" not in told
     assert native["detail"] in told["content"][0]["text"] and "/text: is required" in told["content"][0]["text"]
+
+
+async def test_a_call_without_a_session_is_ended_by_nobody_else(served: Served) -> None:
+    call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "stuck", "arguments": {"text": "x"}}}
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
+    waiting = asyncio.ensure_future(served.http.post("/mcp", json=call))
+    while not (runs := served.runtime.runs()):
+        await asyncio.sleep(0)
+    assert (await served.http.post("/mcp", json=cancel)).status_code == 202
+    assert not runs[0].done
+    runs[0].cancel()
+    assert (await waiting).json()["result"]["isError"]

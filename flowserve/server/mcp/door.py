@@ -82,7 +82,8 @@ class MCP:
         except FlowServeError as error:
             return JSON(c.answer(id, c.failed_of(fault_of(error))))
         key = (tenant, session, id)
-        self._calls[key] = run
+        if session:  # without one, clients of a tenant could end each other's calls
+            self._calls[key] = run
         if streams:
             return self._stream(run, id, token, key)
         try:
@@ -90,10 +91,11 @@ class MCP:
                 run.cancel()
             return JSON(c.answer(id, await _ending(run)))
         finally:
-            self._ended(key)
+            self._ended(key, run)
 
-    def _ended(self, key: Key) -> None:
-        self._calls.pop(key, None)
+    def _ended(self, key: Key, run: Run) -> None:
+        if self._calls.get(key) is run:  # a client may have used the id again
+            del self._calls[key]
 
     def _stream(self, run: Run, id: str | int, token: Any, key: Key) -> EventStream:
         """Leaving cancels: streams are not resumed here, so nobody could read the answer."""
@@ -105,7 +107,7 @@ class MCP:
             on_gone=run.cancel,
             on_error=lambda error: frame(dumps(c.refusal(id, c.INTERNAL, fault_of(error).detail)), "message"),
             on_stop=stopping,
-            on_end=lambda: self._ended(key),
+            on_end=lambda: self._ended(key, run),
         )
 
 
