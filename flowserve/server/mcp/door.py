@@ -4,6 +4,7 @@ The few methods that a server of tools needs are answered here, so bodies, keys 
 door, and the server needs no further package. A call whose client wants progress is answered by a stream.
 """
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from flowserve.server.routes import GuardedRoute, Tenant
 from flowserve.server.runs import wants_stream
 from flowserve.server.sse import EventStream, frame
 from flowserve.server.wire import JSON, dumps
+
+logger = logging.getLogger("flowserve.server")
 
 SESSION = "mcp-session-id"
 Key = tuple[str, str, str | int]
@@ -80,7 +83,7 @@ class MCP:
         except UnknownName as error:
             return JSON(c.refusal(id, c.INVALID_PARAMS, str(error)))
         except FlowServeError as error:
-            return JSON(c.answer(id, c.failed_of(fault_of(error))))
+            return JSON(c.answer(id, _failed(error)))
         key = (tenant, session, id)
         if session:  # without one, clients of a tenant could end each other's calls
             self._calls[key] = run
@@ -124,8 +127,15 @@ async def _ending(run: Run) -> dict[str, Any]:
     try:
         await run.result()
     except FlowServeError as error:
-        return c.failed_of(fault_of(error))
+        return _failed(error)
     return c.result_of(run.program.plan, run.snapshot().result)
+
+
+def _failed(error: FlowServeError) -> dict[str, Any]:
+    fault = fault_of(error)
+    if fault.status == 500:  # the client is told little; the operator all of it
+        logger.error("an MCP call failed: %s: %s", type(error).__name__, error)
+    return c.failed_of(fault)
 
 
 def _welcome(params: dict[str, Any]) -> dict[str, Any]:
