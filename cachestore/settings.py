@@ -49,9 +49,8 @@ class ReuseSettings:
     secret: bytes = field(default=b"", repr=False)
     """What the keys of tenants are made from; who has the same one finds the same records. b"": a random one, kept in `disk`
     where there is one."""
-    shadow_share: float = 0.005
-    """Share of the calls with pasted chunks that are computed in full as well, to compare first tokens."""
-
+    shadow_share: float = 0.01
+    """Share of the calls with pasted chunks that are computed in full as well, unseen, to compare first tokens."""
     measuring: bool = False
     """The policies are used without gates: for the measurement that a gate is made of, and for nothing else."""
 

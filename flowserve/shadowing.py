@@ -1,6 +1,10 @@
 """Which requests are computed a second time, the dear way, to see what the cheap way did to them."""
 
 from hashlib import sha256
+from typing import Final
+
+BEHIND: Final = 1 << 20
+"""Added to the priority of a call that is computed unseen: behind what clients wait for."""
 
 
 def is_shadowed(request: str, share: float) -> bool:

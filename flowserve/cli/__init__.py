@@ -107,6 +107,12 @@ def serve(
     reuse_policy: Annotated[
         list[str] | None, typer.Option(help="CLASS=POLICY, as balanced=first_k:16; repeatable")
     ] = None,
+    reuse_shadow_share: Annotated[
+        float | None,
+        typer.Option(
+            help="of calls with pasted passages, so many are prefilled in full as well; 0.01", min=0.0, max=1.0
+        ),
+    ] = None,
     passes: Annotated[bool, typer.Option(help="run what the passes make of a workflow; see draw --passes")] = True,
     insecure: Annotated[bool, typer.Option(help="allow another address without keys")] = False,
     record: Annotated[Path | None, typer.Option(help="write the scheduler's events here, for replay")] = None,
@@ -135,7 +141,7 @@ def serve(
         placement,
         certificates,
         shadow_share,
-        reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or []),
+        reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or [], reuse_shadow_share),
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 

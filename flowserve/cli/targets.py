@@ -85,9 +85,15 @@ def limits(given: Sequence[str]) -> tuple[tuple[str, TenantLimits], ...]:
     return tuple((tenant, made(TenantLimits, table, f"--limit {tenant}")) for tenant, table in found.items())
 
 
-def reuse(store: Path | None, bytes: int | None, gates: Path | None, policies: Sequence[str]) -> dict[str, Any]:
+def reuse(
+    store: Path | None,
+    bytes: int | None,
+    gates: Path | None,
+    policies: Sequence[str],
+    shadow_share: float | None = None,
+) -> dict[str, Any]:
     """Fields of ReuseSettings from options; empty where none was given. Raises ConfigError for a class that has no policy."""
-    given: dict[str, Any] = {"disk": store, "host_bytes": bytes, "gates": gates}
+    given: dict[str, Any] = {"disk": store, "host_bytes": bytes, "gates": gates, "shadow_share": shadow_share}
     for text in policies:
         name, equals, policy = text.partition("=")
         if name not in ("balanced", "fast") or not equals:

@@ -238,7 +238,8 @@ class EngineStatus:
     prefix_hit: Tokens = 0
     """Of these, the ones that were there."""
     records: tuple[tuple[str, str, int], ...] = ()
-    """Of an engine with a store of chunks: (what happened to its records, tier or reason or "", how often), in all."""
+    """Of an engine with a store of chunks: (what happened to its records and in shadows of its blends,
+    tier or reason or verdict or "", how often), in all."""
 
 
 @dataclass(frozen=True, slots=True)

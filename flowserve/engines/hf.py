@@ -24,8 +24,11 @@ from typing import Any
 
 import torch
 
+from flowserve.cachestore.divergence import LogProbs
+from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.geometry import Geometry
 from flowserve.cachestore.keys import Identity
+from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.cachestore.store import Store, told
 from flowserve.engines.base import (
@@ -43,7 +46,8 @@ from flowserve.engines.checks import check_call
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
 from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of
-from flowserve.engines.hf_store import StoredChunks, open_chunks
+from flowserve.engines.hf_shadows import ReuseShadows
+from flowserve.engines.hf_store import CODEC, StoredChunks, open_chunks
 from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
 from flowserve.engines.prefix import PrefixCache
@@ -112,6 +116,7 @@ class HFEngine(BaseEngine):
         """Chunks of which records are being made, by key."""
         self._chunks: StoredChunks | None = None
         self._finder: Finder | None = None
+        self._shadows: ReuseShadows | None = None
         self._capabilities = Capabilities(models=(self._name,))
         self._tokenizer: HFTokenizer | None = None
         self._vocabulary = 0
@@ -162,6 +167,7 @@ class HFEngine(BaseEngine):
             raise InputError(
                 f"call '{call.id}': n: expected at most {self._max_batch} (the batch); got {call.sampling.n}"
             )
+        blended = self._watched(job)
         self._begin(job)
         remaining = call.sampling.n
         try:
@@ -172,6 +178,8 @@ class HFEngine(BaseEngine):
                     raise item
                 assert isinstance(item, Output), "only a prefill is answered with None"
                 remaining -= item.finish is not None
+                if blended and item.provenance is not None:
+                    self._compare(job, blended[0])
                 yield item
         finally:
             self._end(job, early=remaining > 0)
@@ -214,10 +222,15 @@ class HFEngine(BaseEngine):
 
     async def first_logprobs(self, call: Call) -> torch.Tensor:
         """Log-probabilities of the first token of `call`, (vocabulary,) in float64: all of them, for measurements."""
-        found: list[torch.Tensor] = []
+        return await self._first(call, remembered=True)
+
+    async def _first(self, call: Call, remembered: bool) -> torch.Tensor:
         inbox: asyncio.Queue[Any] = asyncio.Queue()
-        job = await self._job(replace(call, sampling=Sampling(max_tokens=1)), inbox, prefill_only=False)
-        job.first = lambda logits: found.append(torch.log_softmax(logits.double(), dim=-1).cpu())
+        sampling = Sampling(max_tokens=len(call.resumed) + 1)
+        job = await self._job(replace(call, sampling=sampling), inbox, prefill_only=False)
+        if not remembered:
+            job.exact = 0
+        found = _noted(job)
         self._begin(job)
         done = False
         try:
@@ -227,12 +240,16 @@ class HFEngine(BaseEngine):
             self._end(job, early=not done)
         if isinstance(item, BaseException):
             raise item
+        if not found:
+            raise EngineError(f"call '{call.id}': aborted")
         return found[0]
 
     async def settled(self) -> None:
-        """Until what was missed so far is in the store, or was refused by it."""
+        """Until what was missed so far is in the store, or was refused by it, and no shadow is at work."""
         while self._making:
             await asyncio.gather(*self._making.values())
+        if self._shadows is not None:
+            await self._shadows.settled()
         if self._chunks is not None:
             await asyncio.to_thread(self._chunks.store.flush)
 
@@ -278,7 +295,7 @@ class HFEngine(BaseEngine):
             kv_used=stepper.kv_used,
             tokens_out_total=stepper.tokens_out,
             steps=stepper.steps,
-            records=() if self._chunks is None else told(self._chunks.store.figures),
+            records=self._records(),
         )
 
     async def close(self) -> None:
@@ -290,6 +307,8 @@ class HFEngine(BaseEngine):
         await asyncio.to_thread(thread.join)
         self._thread = None
         await asyncio.gather(*self._making.values(), return_exceptions=True)
+        if self._shadows is not None:
+            await self._shadows.settled()
         if self._chunks is not None:
             await asyncio.to_thread(self._chunks.store.close)
             self._chunks = None
@@ -335,6 +354,31 @@ class HFEngine(BaseEngine):
             encoded_from=encoded_from,
             patch=patch,
         )
+
+    def _watched(self, job: Job) -> list[torch.Tensor]:
+        """Where the first token's log-probabilities will stand, if this job is to be compared with full prefill; else it stays empty."""
+        due = job.patch is not None and self._shadows is not None and self._shadows.is_due(job.call)
+        return _noted(job) if due else []
+
+    def _compare(self, job: Job, blended: torch.Tensor) -> None:
+        """Its first token is drawn; compare, if anything was pasted for it."""
+        if self._shadows is not None and job.patch is not None and job.provenance is not None and job.provenance.pasted:
+            self._shadows.begin(job.call, job.patch.policy, blended.numpy())
+
+    async def _unseen(self, call: Call) -> LogProbs:
+        return (await self._first(call, remembered=False)).numpy()
+
+    def _turn_off(self, policy: Policy) -> None:
+        """Nothing is pasted by it from now on; calls whose chunks are in their slots go on."""
+        assert self._finder is not None, "it has pasted"
+        self._finder.turn_off(policy)
+        self._capabilities = replace(self._capabilities, chunk_reuse=self._finder.names)
+        self._tell_listener()
+
+    def _records(self) -> tuple[tuple[str, str, int], ...]:
+        stored = () if self._chunks is None else told(self._chunks.store.figures)
+        shown = {} if self._shadows is None else self._shadows.verdicts
+        return (*stored, *((what, detail, count) for (what, detail), count in sorted(shown.items())))
 
     def _miss(self, chunks: StoredChunks, tenant: str, segment: Segment) -> None:
         """A chunk had no record: make one, if the store wants it and not too many wait to be made."""
@@ -475,6 +519,11 @@ class HFEngine(BaseEngine):
         except StoreError as error:
             raise ConfigError(f"engine '{self._id}': reuse: {error}") from error
         self._chunks = chunks
+        self._shadows = None
+        if policies and reuse.gates is not None and not reuse.measuring:
+            self._shadows = ReuseShadows(
+                Gates(reuse.gates), reuse.shadow_share, chunks.identity, CODEC, self._unseen, self._turn_off
+            )
         missing = partial(self._tell_miss, chunks)
         return ChunkReuse(chunks, policies, reuse.least_chunk_tokens, missing)
 
@@ -529,3 +578,10 @@ class HFEngine(BaseEngine):
     def _say(self, text: str) -> None:
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
+
+
+def _noted(job: Job) -> list[torch.Tensor]:
+    """Where the log-probabilities of the job's first token will stand, (vocabulary,) in float64."""
+    found: list[torch.Tensor] = []
+    job.first = lambda logits: found.append(torch.log_softmax(logits.double(), dim=-1).cpu())
+    return found

@@ -9,7 +9,7 @@ Policies are the static ones, whose tokens are known before the forward. Read ne
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -119,6 +119,11 @@ class Finder:
     def names(self) -> tuple[str, ...]:
         """Of the policies that may paste."""
         return tuple(sorted({policy.name for policy in self.reuse.policies.values()}))
+
+    def turn_off(self, policy: Policy) -> None:
+        """Calls that are looked up from now on are not blended by it."""
+        left = {quality: each for quality, each in self.reuse.policies.items() if each != policy}
+        self.reuse = replace(self.reuse, policies=left)
 
     def find(self, call: Call) -> Patch | None:
         """What is at hand for a call; None: nothing, or its class pastes nothing."""

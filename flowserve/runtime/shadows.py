@@ -21,11 +21,9 @@ from flowserve.reasoning.shadow import Verdict
 from flowserve.runtime.certified import Watch
 from flowserve.runtime.threads import Threads
 from flowserve.runtime.trials import ask, fork_of
+from flowserve.shadowing import BEHIND
 
 log = logging.getLogger("flowserve.runtime")
-
-BEHIND = 1 << 20
-"""Added to a call's priority: behind what clients wait for."""
 
 
 class Shadows:

@@ -195,7 +195,7 @@ class _Gauges(Collector):
         )
         records = CounterMetricFamily(
             "flowserve_engine_records",
-            "What happened in the store of an engine's chunks; `detail` is a tier, or the reason of a quarantine.",
+            "What happened in the store of an engine's chunks; `detail` is a tier, a reason, a verdict or a policy.",
             labels=["engine", "what", "detail"],
         )
         for row in rows:

@@ -22,15 +22,15 @@ def test_a_table_gives_each_engine_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_files_and_options_say_the_same(tmp_path: Path) -> None:
-    options = reuse(tmp_path, 7, None, ["balanced=hkvd:0.2"])
+    options = reuse(tmp_path, 7, None, ["balanced=hkvd:0.2"], 0.5)
     spec = pool_spec(Settings(reuse=options))
     file = tmp_path / "pool.toml"
     file.write_text(
-        f'[[engine]]\nkind = "hf"\nreuse = {{ disk = "{tmp_path}", host_bytes = 7, balanced = "hkvd:0.2" }}\n'
+        f'[[engine]]\nkind = "hf"\nreuse = {{ disk = "{tmp_path}", host_bytes = 7, balanced = "hkvd:0.2", shadow_share = 0.5 }}\n'
     )
     tables = [one.engines[0].options["reuse"] for one in (spec, read(file))]
     first, second = (reuse_settings("hf", "hf", table, b"") for table in tables)
-    assert first == second == ReuseSettings(host_bytes=7, disk=tmp_path / "hf", balanced="hkvd:0.2")
+    assert first == second == ReuseSettings(host_bytes=7, disk=tmp_path / "hf", balanced="hkvd:0.2", shadow_share=0.5)
     assert "reuse" not in pool_spec(Settings()).engines[0].options, "off unless it is asked for"
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flowserve.bench.retrieval import Question
 from flowserve.bench.reuse.quality import Case, Measured, Reply, figures, measure, read_cases, write_cases
-from flowserve.bench.reuse.scores import MAX_KL, exact, f1, kl
+from flowserve.bench.reuse.scores import exact, f1
+from flowserve.cachestore.divergence import MAX_KL, kl
 from flowserve.cachestore.gates import Subject, Thresholds
 from flowserve.cachestore.policies import Policy
 from flowserve.errors import ConfigError

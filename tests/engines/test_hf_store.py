@@ -1,5 +1,7 @@
-"""The transformers engine with a store of its own: what gates allow, what is kept, and that damage never reaches an answer."""
+"""The transformers engine with a store of its own: what gates allow, what is kept, that damage never reaches an answer, and what shadows
+of its blends show."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the transformers engine needs torch")
 
+from flowserve.cachestore.divergence import kl
 from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.gates import Figures, Gate, Thresholds, subject_of
 from flowserve.cachestore.policies import Policy
@@ -49,9 +52,9 @@ class Lab:
         self.gates.mkdir()
         self._engines: list[HFEngine] = []
 
-    async def start(self, **changes: Any) -> HFEngine:
+    async def start(self, prefix_bytes: int = 0, **changes: Any) -> HFEngine:
         settings = ReuseSettings(**{"disk": self.records, "gates": self.gates, "balanced": "first_k:4", **changes})
-        engine = HFEngine(self.model, reuse=settings, quiet=True, prefix_bytes=0)
+        engine = HFEngine(self.model, reuse=settings, quiet=True, prefix_bytes=prefix_bytes)
         self._engines.append(engine)
         await engine.start()
         return engine
@@ -180,6 +183,103 @@ async def test_bytes_flipped_in_every_record_while_it_serves_change_no_answer_an
     assert ("quarantined", "checksum", 3) in engine.status().records
     _, healed = await run(engine, ask("third"))
     assert healed.pasted == 3 * 36 and store.leased == 0
+
+
+async def blend(engine: HFEngine, times: int, **fields: Any) -> list[int]:
+    """Tokens pasted for each of so many calls, one after another, when the passages have records."""
+    await run(engine, ask("warm", **fields))
+    await engine.settled()
+    pasted = []
+    for number in range(times):
+        _, found = await run(engine, ask(f"blend {number}", **fields))
+        await engine.settled()
+        pasted.append(found.pasted)
+    return pasted
+
+
+def shown(engine: HFEngine) -> dict[str, int]:
+    """Verdicts of shadows."""
+    return {detail: count for what, detail, count in engine.status().records if what == "shadow"}
+
+
+def told_tally(lab: Lab) -> dict[str, int]:
+    [path] = lab.gates.glob("*.shadows")
+    tally: dict[str, int] = json.loads(path.read_text())["tally"]
+    return tally
+
+
+async def test_a_breach_turns_the_policy_off_at_once_and_after_a_restart(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lab.open_gate(Policy("first_k", k=4), thresholds=Thresholds(kl=1e-9))
+    engine = await lab.start(shadow_share=1.0)
+    pasted = await blend(engine, 8)
+    number = pasted.index(0)
+    assert 1 < number < 8 and pasted == [3 * 36] * number + [0] * (8 - number)
+    assert ("turned_off", "first_k:k=4", 1) in engine.status().records and sum(shown(engine).values()) == number
+    assert engine.capabilities.chunk_reuse == () and "is off for this model: shadows show more" in caplog.text
+    [gate] = Gates(lab.gates)
+    assert gate.revoked is not None and f"{number} of {number}" in gate.revoked
+    await engine.close()
+    again = await lab.start(shadow_share=1.0)
+    assert await blend(again, 1) == [0] and again.capabilities.chunk_reuse == ()
+
+
+@pytest.mark.parametrize(("scale", "far"), [(0.999, 1), (1.001, 0)])
+async def test_a_shadow_compares_what_the_call_drew_from_with_full_prefill(lab: Lab, scale: float, far: int) -> None:
+    await lab.open_gate(Policy("first_k", k=4))
+    engine = await lab.start(shadow_share=0.0)
+    await blend(engine, 0)
+    full, blended = [await engine.first_logprobs(ask("first", reuse=q)) for q in (Quality.EXACT, Quality.BALANCED)]
+    distance = kl(full.numpy(), blended.numpy())
+    await engine.close()
+    await lab.open_gate(Policy("first_k", k=4), thresholds=Thresholds(kl=distance * scale))
+    watched = await lab.start(shadow_share=1.0)
+    await blend(watched, 1)
+    assert told_tally(lab) == {"seen": 1, "far": far, "differing": int(full.argmax() != blended.argmax())}
+
+
+async def test_what_was_not_blended_and_what_is_not_in_the_share_has_no_shadow(lab: Lab) -> None:
+    await lab.open_gate(Policy("first_k", k=4))
+    engine = await lab.start(shadow_share=0.0)
+    assert await blend(engine, 2) == [3 * 36] * 2
+    await engine.close()
+    other = await lab.start(shadow_share=1.0)
+    await blend(other, 2, reuse=Quality.EXACT)
+    assert not shown(engine) and not shown(other) and not list(lab.gates.glob("*.shadows"))
+
+
+async def test_a_shadow_changes_no_answer_and_leaves_nothing_in_the_prefix_cache(lab: Lab) -> None:
+    await lab.open_gate(Policy("first_k", k=4), thresholds=Thresholds(kl=99.0))
+    answers = []
+    for share in (0.0, 1.0):
+        engine = await lab.start(prefix_bytes=1 << 20, shadow_share=share)
+        await blend(engine, 0)
+        answers.append(await run(engine, ask("blend", (3, 2, 1, 0))))
+        await engine.settled()
+        _, exact = await run(engine, ask("exact", (3, 2, 1, 0), reuse=Quality.EXACT))
+        assert exact.exact == 3 + 40 + 4, "up to the first pasted token, and no further"
+        await engine.close()
+    assert answers[0] == answers[1] and told_tally(lab)["seen"] == 1
+
+
+async def test_a_gate_that_is_shut_elsewhere_turns_the_policy_off_at_the_next_shadow(lab: Lab) -> None:
+    await lab.open_gate(Policy("first_k", k=4))
+    engine = await lab.start(shadow_share=1.0)
+    assert await blend(engine, 1) == [3 * 36]
+    [gate] = Gates(lab.gates)
+    Gates(lab.gates).revoke(gate.subject, "by hand")
+    assert await blend(engine, 2) == [0, 0], "the shadow of the call that warmed it has told"
+
+
+async def test_an_engine_that_closes_while_a_shadow_waits_ends_it(lab: Lab) -> None:
+    await lab.open_gate(Policy("first_k", k=4))
+    engine = await lab.start(shadow_share=1.0)
+    await blend(engine, 0)
+    await run(engine, ask("blend"))
+    await engine.close()
+    again = await lab.start()
+    assert again.capabilities.chunk_reuse == ("first_k",)
 
 
 async def test_models_with_other_weights_are_others(tiny_folder: Callable[[str], Path]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from flowserve.bench.retrieval import Question
-from flowserve.bench.reuse.scores import LogProbs, exact, f1, kl
+from flowserve.bench.reuse.scores import exact, f1
 from flowserve.bounds import lower_mean
+from flowserve.cachestore.divergence import LogProbs, kl
 from flowserve.cachestore.gates import Figures, Subject, Thresholds
 from flowserve.cachestore.policies import Policy, parse_policy
 from flowserve.errors import ConfigError
