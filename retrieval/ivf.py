@@ -79,7 +79,8 @@ class IvfIndex:
         """The clusters to look into, nearest first."""
         similar = rounded_scores(query[None], self._centroids)
         clusters = np.arange(len(self._centroids), dtype=np.int64)
-        return best(similar, clusters[None], self._nprobe)[1][0]
+        chosen: Ids = best(similar, clusters[None], self._nprobe)[1][0]
+        return chosen
 
     def _look(self, query: Vectors, clusters: Ids, k: int) -> tuple[Vectors, Ids]:
         rows = np.flatnonzero(np.isin(self._clusters, clusters))
@@ -104,4 +105,5 @@ def learn(vectors: Vectors, num_clusters: int, seed: int) -> Vectors:
 
 def nearest(vectors: Vectors, centroids: Vectors) -> Ids:
     """(vectors,) the most similar centroid of each, the lower one of equals."""
-    return np.argmax(vectors @ centroids.T, axis=1).astype(np.int64)
+    clusters: Ids = np.argmax(vectors @ centroids.T, axis=1).astype(np.int64)
+    return clusters

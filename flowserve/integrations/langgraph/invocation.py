@@ -177,7 +177,7 @@ class Invocation:
             if step > 1 and self.frontier.shape.joins:
                 self.frontier.surprise("a thread goes on whose joins may be half complete")
         keys = list(self.graph.builder.channels)
-        self.frontier.begin(step, self.coming, config[CONF][CONFIG_KEY_READ](keys, False))
+        self.frontier.begin(step, self.coming, config.get(CONF, {})[CONFIG_KEY_READ](keys, False))
         self.coming = []
 
     def _writes(self, result: Any) -> dict[str, Any] | None:

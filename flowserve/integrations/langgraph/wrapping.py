@@ -83,7 +83,7 @@ class _Watched(PregelNode):
     name = ""
 
     @property
-    def node(self) -> Runnable[Any, Any] | None:
+    def node(self) -> Runnable[Any, Any] | None:  # pyright: ignore[reportIncompatibleVariableOverride]  # asked, not kept
         run = CURRENT.get()
         if run is not None:
             run.coming.append(self.name)

@@ -21,7 +21,7 @@ from flowserve.errors import GraphError
 from flowserve.langgraph import serve
 
 
-class State(TypedDict, total=False):
+class State(TypedDict):
     a: str
     b: str
     c: str
@@ -329,7 +329,7 @@ async def test_a_subgraph_as_a_node_runs_as_in_langgraph() -> None:
     builder.add_node("after", after)
     builder.add_edge(START, "inner")
     builder.add_edge("inner", "after")
-    plain = builder.compile()
+    plain: Any = builder.compile()
     graph = serve(plain)
     assert "inner" in graph.held
     assert await graph.ainvoke({}) == await plain.ainvoke({})
