@@ -485,6 +485,18 @@ def bench_predictors(
     benching.predictors(json, trace or [], log or [])
 
 
+@bench.command("eviction")
+def bench_eviction(
+    data: Annotated[Path, typer.Option(help="folder with mooncake_*.jsonl.gz, or one above its folder traces")],
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write a picture of the rates to this file")] = None,
+) -> None:
+    """Hit rates of the cachestore's eviction policies and of one that knows the future, on recorded and made-up requests."""
+    from flowserve.cli import benching
+
+    benching.eviction(json, plot, data)
+
+
 @bench.command("reasoning")
 def bench_reasoning(
     bank: Annotated[Path, typer.Option(help="recorded chains with trials, as JSON lines")],

@@ -105,6 +105,21 @@ def predictors(out: Path | None, traces: Sequence[Path], logs: Sequence[Path]) -
     report.write("flowserve bench predictors", results, 0, out)
 
 
+def eviction(out: Path | None, picture: Path | None, data: Path) -> None:
+    from flowserve.bench import eviction as bench
+    from flowserve.bench.eviction_plot import panels
+
+    results = bench.run(data, say)
+    shown = {
+        policy: {f"{row['name']} {row['capacity']:.0%}": row["byte_hit_rate"][policy] for row in results["traces"]}
+        for policy in results["traces"][0]["byte_hit_rate"]
+    }
+    report.show("share of asked bytes that was held", shown)
+    report.write("flowserve bench eviction", results, bench.SEED, out)
+    if picture is not None:
+        picture.write_text(panels("Byte-weighted hit rate over capacity", results["traces"]), encoding="utf-8")
+
+
 def reasoning(
     out: Path | None,
     plot: Path | None,
