@@ -17,7 +17,7 @@ from flowserve.errors import FlowServeError
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.tool import ToolNode
 from flowserve.runtime.runner import Runtime
-from flowserve.server import indexes, openai_door, operations, pool, runs, schemas, workflows
+from flowserve.server import indexes, openai_door, openai_responses, operations, pool, runs, schemas, workflows
 from flowserve.server.door import Door
 from flowserve.server.errors import fault_of, response_of
 from flowserve.server.mcp import door as mcp_door
@@ -54,7 +54,16 @@ def create_app(
         redirect_slashes=False,
     )
     door = app.state.door = Door(runtime, settings, tools, dynamics)
-    for module in (runs, openai_door, mcp_door, workflows, indexes, pool, operations):  # routes are tried in this order
+    for module in (
+        runs,
+        openai_door,
+        openai_responses,
+        mcp_door,
+        workflows,
+        indexes,
+        pool,
+        operations,
+    ):  # routes are tried in this order
         app.include_router(module.router(door))
     for kind in (FlowServeError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)

@@ -252,7 +252,7 @@ def _child(value: Any, part: str | int) -> tuple[bool, Any]:
     return False, value
 
 
-OPENAI_PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models")
+OPENAI_PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses")
 
 
 def speaks_openai(scope: Scope) -> bool:

@@ -39,17 +39,20 @@ class OpenAI:
         self, body: s.ChatRequest, request: Request, tenant: Tenant, session: SessionHeader = None
     ) -> Response:
         """Chat completion, by an engine's model or by a workflow."""
-        c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, session)
-        if self._is_workflow(body.model, tenant):
-            run = await self._run_workflow(body, c.last_user_text(body.messages), options)
-        else:
-            run = await self._run_chat(body, options)
+        run = await self.start(body, tenant, session)
         chunks = self._chunks(run, body, "chatcmpl")
         if body.stream:
             return await self._stream(run, ChatWriter(chunks, bool(body.logprobs)), request)
         answer = await self._answer(run, request)
         return self._whole(run, chunks, "chat.completion", [_chat_choice(i, x, body) for i, x in enumerate(answer)])
+
+    async def start(self, body: s.ChatRequest, tenant: str, session: str | None) -> Run:
+        """Begin a chat, with an engine's model or with a workflow."""
+        c.refuse_unsupported(body)
+        options = c.options_of(body, tenant, session)
+        if self._is_workflow(body.model, tenant):
+            return await self._run_workflow(body, c.last_user_text(body.messages), options)
+        return await self._run_chat(body, options)
 
     async def _run_chat(self, body: s.ChatRequest, options: SubmitOptions) -> Run:
         self._known(body.model, options.tenant)
@@ -130,7 +133,7 @@ class OpenAI:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return Chunks(f"{prefix}-{run.id}", body.model, int(run.created_wall), usage)
 
-    def _headers(self, run: Run) -> dict[str, str]:
+    def headers(self, run: Run) -> dict[str, str]:
         """Which run it was, and what its tenant has left of its rates."""
         return {"x-flowserve-run": run.id, **rate_headers(self._door.runtime.standing(run.tenant))}
 
@@ -151,7 +154,7 @@ class OpenAI:
         ended = [each.snapshot() for each in runs or [run]]
         head = {"id": chunks.id, "object": kind, "created": chunks.created, "model": chunks.model}
         counts = {"usage": c.usage(ended), **c.ours(ended)}
-        return JSON({**head, "choices": choices, **counts}, headers=self._headers(run))
+        return JSON({**head, "choices": choices, **counts}, headers=self.headers(run))
 
     async def _stream(self, run: Run, writer: ChatWriter | TextWriter, request: Request) -> Response:
         """The head is held back until something came, so that an early failure still gets a proper status."""
@@ -178,7 +181,7 @@ class OpenAI:
             on_gone=run.cancel,
             on_error=lambda error: frame(dumps(openai_body(fault_of(error)))),
             on_stop=frame(dumps(openai_body(fault_of(BadRequest(503, "closing", "the server is shutting down"))))),
-            headers=self._headers(run),
+            headers=self.headers(run),
         )
 
     # --- embeddings -----------------------------------------------------------------------------------------------

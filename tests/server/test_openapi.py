@@ -76,7 +76,7 @@ def test_errors_are_declared_in_the_dialect_of_their_door(app: Any) -> None:
         for status, response in item["responses"].items():
             if status < "400":
                 continue
-            openai = path.startswith(("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models"))
+            openai = path.startswith(("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses"))
             media = "application/json" if openai else "application/problem+json"
             shape = "OpenAIError" if openai else "Problem"
             assert response["content"] == {media: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}, (path, status)
@@ -90,6 +90,8 @@ def test_streams_are_declared_as_streams(app: Any) -> None:
         ("/v1/runs/{run_id}/events", "get"),
         ("/v1/chat/completions", "post"),
         ("/v1/completions", "post"),
+        ("/v1/responses", "post"),
+        ("/v1/responses/{response_id}", "get"),
     ):
         assert "text/event-stream" in paths[path][method]["responses"]["200"]["content"]
     assert list(paths["/v1/runs/{run_id}/events"]["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
@@ -153,10 +155,11 @@ OPERATIONS = [
     *("createRun", "listRuns", "getRun", "streamRun", "getResult", "cancelRun", "forgetRun"),
     *("ingestDocuments", "searchIndex", "drainEngine", "resumeEngine"),
     *("createChatCompletion", "createCompletion", "createEmbedding", "getModel"),
+    *("createResponse", "getResponse", "cancelResponse", "deleteResponse", "listInputItems"),
 ]
 FREE = {
     "putWorkflow", "checkWorkflow", "createRun", "ingestDocuments",
-    "createChatCompletion", "createCompletion", "createEmbedding",
+    "createChatCompletion", "createCompletion", "createEmbedding", "createResponse",
 }  # fmt: skip
 """Take free JSON (in which integers beyond 2^53 are refused) or have rules that a schema cannot say: here what the
 schema allows may still be refused, cleanly."""
