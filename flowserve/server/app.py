@@ -20,6 +20,7 @@ from flowserve.runtime.runner import Runtime
 from flowserve.server import indexes, openai_door, openai_responses, operations, pool, runs, schemas, workflows
 from flowserve.server.door import Door
 from flowserve.server.errors import fault_of, response_of
+from flowserve.server.langgraph import door as langgraph_door
 from flowserve.server.mcp import door as mcp_door
 from flowserve.server.middleware import Errors, HeaderLimit, RequestIds, Room
 from flowserve.server.settings import ServerSettings
@@ -54,16 +55,8 @@ def create_app(
         redirect_slashes=False,
     )
     door = app.state.door = Door(runtime, settings, tools, dynamics)
-    for module in (
-        runs,
-        openai_door,
-        openai_responses,
-        mcp_door,
-        workflows,
-        indexes,
-        pool,
-        operations,
-    ):  # routes are tried in this order
+    doors = (runs, openai_door, openai_responses, mcp_door, langgraph_door, workflows, indexes, pool, operations)
+    for module in doors:  # routes are tried in this order
         app.include_router(module.router(door))
     for kind in (FlowServeError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)

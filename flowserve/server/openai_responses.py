@@ -11,10 +11,10 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from flowserve.errors import UnknownName
-from flowserve.ids import RunId
 from flowserve.runtime.run import Run
 from flowserve.server import openai_responses_convert as convert
 from flowserve.server import openai_responses_schemas as r
+from flowserve.server.beside import Beside
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body
 from flowserve.server.openai_door import OpenAI
@@ -28,8 +28,6 @@ from flowserve.server.wire import JSON, dumps
 
 CANCEL_WAIT_S = 5.0
 """How long a cancellation is waited for before the response is told as it stands."""
-SWEEP = 256
-"""Responses that are kept before it is looked which of their runs are forgotten."""
 
 
 class Responses:
@@ -38,8 +36,7 @@ class Responses:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._openai = OpenAI(door)
-        self._kept: dict[RunId, Kept] = {}
-        self._sweep_at = SWEEP
+        self._kept: Beside[Kept] = Beside(door.runtime)
 
     async def create(
         self, body: r.ResponseRequest, request: Request, tenant: Tenant, session: SessionHeader = None
@@ -52,7 +49,7 @@ class Responses:
         except BadRequest as error:
             raise convert.renamed(error) from None
         if body.store is not False:
-            self._keep(run, kept)
+            self._kept.keep(run.id, kept)
         if body.stream:
             return self._stream(run, kept, -1, leaving_ends=not body.background)
         if not body.background:
@@ -91,7 +88,7 @@ class Responses:
         """Forget a response. One that is still going on is cancelled first."""
         run, _ = self._known(response_id, tenant)
         run.cancel()
-        self._kept.pop(run.id, None)
+        self._kept.drop(run.id)
         if await self._door.wait(run, request.receive):
             self._door.runtime.forget(run.id)
         return JSON({"id": response_id, "object": "response", "deleted": True})
@@ -120,21 +117,17 @@ class Responses:
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 
-    def _keep(self, run: Run, kept: Kept) -> None:
-        self._kept[run.id] = kept
-        if len(self._kept) >= self._sweep_at:
-            remembered = {each.id for each in self._door.runtime.runs(limit=SAFE_INTEGER)}
-            self._kept = {id: kept for id, kept in self._kept.items() if id in remembered}
-            self._sweep_at = max(SWEEP, 2 * len(self._kept))
-
     def _known(self, response_id: str, tenant: str) -> tuple[Run, Kept]:
         """A response of this tenant. Another tenant's, one that was not stored and one that never was are the same."""
         try:
             run = self._door.run(response_id.removeprefix(PREFIX), tenant)
-            return run, self._kept[run.id]
-        except (UnknownName, KeyError):
+            kept = self._kept.get(run.id)
+        except UnknownName:
+            kept = None
+        if kept is None:
             unknown = str(UnknownName("response", response_id[:100]))
-            raise BadRequest(404, "not_found", unknown, param="response_id") from None
+            raise BadRequest(404, "not_found", unknown, param="response_id")
+        return run, kept
 
     def _before(self, body: r.ResponseRequest, tenant: str) -> tuple[ChatMessage, ...]:
         if body.previous_response_id is None:

@@ -15,6 +15,7 @@ from flowserve.server import openai_convert as c
 from flowserve.server import openai_responses_schemas as r
 from flowserve.server import openai_schemas as s
 from flowserve.server.errors import BadRequest, fault_of, openai_body
+from flowserve.server.states import STATES
 
 PREFIX = "resp_"
 _PARAMS = {"messages": "input", "max_completion_tokens": "max_output_tokens", "response_format": "text.format"}
@@ -173,9 +174,7 @@ def status_of(run: Run) -> str:
         if choice is None:
             return "in_progress"  # its last event is on its way
         return "incomplete" if choice.finish == "length" else "completed"
-    return {"queued": "queued", "cancelled": "cancelled", "failed": "failed", "timed_out": "failed"}.get(
-        status, "in_progress"
-    )
+    return STATES[status].responses
 
 
 def response(run: Run, kept: Kept, status: str | None = None) -> dict[str, Any]:

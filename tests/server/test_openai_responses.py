@@ -281,7 +281,7 @@ async def test_another_tenants_response_is_unknown_in_the_same_words(serve: Any)
 
 
 async def test_what_is_kept_goes_with_its_run(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowserve.server.openai_responses.SWEEP", 4)
+    monkeypatch.setattr("flowserve.server.beside.Beside.__init__.__defaults__", (4,))
     async with serve() as served, client_of(served) as client:
         ids = []
         for _ in range(9):
