@@ -119,14 +119,14 @@ class Responses:
 
     def _known(self, response_id: str, tenant: str) -> tuple[Run, Kept]:
         """A response of this tenant. Another tenant's, one that was not stored and one that never was are the same."""
+        unknown = BadRequest(404, "not_found", str(UnknownName("response", response_id[:100])), param="response_id")
         try:
             run = self._door.run(response_id.removeprefix(PREFIX), tenant)
-            kept = self._kept.get(run.id)
         except UnknownName:
-            kept = None
+            raise unknown from None
+        kept = self._kept.get(run.id)
         if kept is None:
-            unknown = str(UnknownName("response", response_id[:100]))
-            raise BadRequest(404, "not_found", unknown, param="response_id")
+            raise unknown
         return run, kept
 
     def _before(self, body: r.ResponseRequest, tenant: str) -> tuple[ChatMessage, ...]:

@@ -27,6 +27,7 @@ async def client(served: Any) -> AsyncIterator[Any]:
 
 
 async def until(client: Any, thread: str, run: str, *statuses: str) -> Any:
+    found: Any = None
     for _ in range(400):
         found = await client.runs.get(thread, run)
         if found["status"] in statuses:
@@ -135,7 +136,7 @@ async def test_a_run_that_fails_says_why_in_each_way_of_asking(serve: Any) -> No
     async with serve(replies=reply) as served, get_client(url=served.url) as client:
         with pytest.raises(Exception, match="engine_failed.*stumbled"):
             await client.runs.wait(None, "echo", input={"text": "x"})
-        told = await client.runs.wait(None, "echo", input={"text": "x"}, raise_error=False)
+        told: Any = await client.runs.wait(None, "echo", input={"text": "x"}, raise_error=False)
         assert told["__error__"]["error"] == "engine_failed"
         last = (await parts(client.runs.stream(None, "echo", input={"text": "x"})))[-1]
         assert (last[0], last[1]["error"]) == ("error", "engine_failed")
@@ -346,7 +347,8 @@ async def test_a_workflow_is_a_node_of_somebody_elses_graph(served: Any) -> None
     builder.add_edge(START, "before")
     builder.add_edge("before", "remote")
     builder.add_edge("remote", END)
-    ended = await builder.compile().ainvoke({"text": "loud"})
+    graph: Any = builder.compile()
+    ended = await graph.ainvoke({"text": "loud"})
     assert ended == {"text": "LOUD", "output": "one two three", "log": ["before"]}
     assert "LOUD" in served.engine.calls[0].prompt_text
 
@@ -354,7 +356,7 @@ async def test_a_workflow_is_a_node_of_somebody_elses_graph(served: Any) -> None
 async def test_remote_graph_streams_states_and_draws(served: Any) -> None:
     from langgraph.pregel.remote import RemoteGraph
 
-    remote = RemoteGraph("echo", url=served.url)
+    remote: Any = RemoteGraph("echo", url=served.url)
     updates = [chunk async for chunk in remote.astream({"text": "x"}, stream_mode="updates")]
     assert updates == [{"say": {"output": "one two three"}}]
     messages = [chunk async for chunk in remote.astream({"text": "x"}, stream_mode="messages")]

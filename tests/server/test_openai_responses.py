@@ -36,6 +36,7 @@ async def client(served: Any) -> AsyncIterator[Any]:
 
 async def until(client: Any, id: str, *statuses: str) -> Any:
     """The response once it has one of these."""
+    found: Any = None
     for _ in range(400):
         found = await client.responses.retrieve(id)
         if found.status in statuses:
