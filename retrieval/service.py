@@ -28,7 +28,7 @@ from flowserve.retrieval.faiss_index import FaissIndex
 from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, VectorIndex, Vectors
 from flowserve.retrieval.registry import embedder_named
 from flowserve.retrieval.snapshot import Snapshot, empty
-from flowserve.retrieval.split import Splitting
+from flowserve.retrieval.split import Splitting, joined
 from flowserve.retrieval.store import IndexStore, Manifest
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -177,6 +177,11 @@ class Retrieval:
         self._check_open()
         _check_name(index)
         return (await self._in(self._searching, lambda: self._open(index))).snapshot.passages
+
+    async def documents(self, index: str, ids: Sequence[str]) -> list[Document]:
+        self._check_open()
+        _check_name(index)
+        return await self._in(self._searching, lambda: _documents(self._open(index).snapshot, ids))
 
     def info(self, index: str) -> IndexInfo:
         _check_name(index)
@@ -370,6 +375,18 @@ def _look_up(opened: Opened, vector: Vectors, k: int) -> list[Doc]:
     passages = opened.snapshot.passages
     found = ((passages[row], round(float(score), 6)) for score, row in zip(scores[0], rows[0].tolist(), strict=True))
     return [Doc(p.text, p.id, p.document, score, p.metadata) for p, score in found]
+
+
+def _documents(snapshot: Snapshot, ids: Sequence[str]) -> list[Document]:
+    passages: dict[str, list[Passage]] = {id: [] for id in ids if id in snapshot.documents}
+    for passage in snapshot.passages:
+        if passage.document in passages:
+            passages[passage.document].append(passage)
+    found = []
+    for id, parts in passages.items():
+        parts.sort(key=lambda part: part.start)
+        found.append(Document(id, joined(parts), dict(parts[0].metadata) if parts else {}))
+    return found
 
 
 def _info(index: str, manifest: Manifest) -> IndexInfo:

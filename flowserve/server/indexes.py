@@ -37,6 +37,15 @@ class Indexes:
         """Add or replace documents. They are split, embedded and on disk when this answers; the index is made if need be."""
         return JSON(index_out(await self._door.retrieval().ingest(name, documents_of(body))))
 
+    async def look_up(self, name: IndexName, body: s.DocumentIds, tenant: Tenant) -> Response:
+        """Documents by id, as they were put in."""
+        found = await self._door.retrieval().documents(name, body.ids)
+        return JSON({"documents": [{"id": each.id, "text": each.text, "metadata": each.metadata} for each in found]})
+
+    async def delete(self, name: IndexName, body: s.DocumentIds, tenant: Tenant) -> Response:
+        """Remove documents by id. They are gone from searches and from disk when this answers."""
+        return JSON({"deleted": await self._door.retrieval().delete(name, body.ids)})
+
     async def search(self, name: IndexName, body: s.SearchRequest, tenant: Tenant) -> Response:
         """The passages that are nearest to a query, best first."""
         hits = await self._door.retrieval().search(name, body.query, body.k)
@@ -74,6 +83,22 @@ def router(door: Door) -> APIRouter:
         operation_id="ingestDocuments",
         summary="Add documents",
         responses={200: {"model": s.IndexOut, "description": "The index afterwards."}, **declared(body)},
+    )
+    routes.add_api_route(
+        "/v1/indexes/{name}/documents:get",
+        indexes.look_up,
+        methods=["POST"],
+        operation_id="getDocuments",
+        summary="Get documents",
+        responses={200: {"model": s.DocumentsOut, "description": "Those that are there."}, **declared(body)},
+    )
+    routes.add_api_route(
+        "/v1/indexes/{name}/documents:delete",
+        indexes.delete,
+        methods=["POST"],
+        operation_id="deleteDocuments",
+        summary="Delete documents",
+        responses={200: {"model": s.DeletedOut, "description": "How many there were."}, **declared(body)},
     )
     routes.add_api_route(
         "/v1/indexes/{name}/search",

@@ -362,6 +362,28 @@ class IngestRequest(In):
     documents: list[DocumentIn] = Field(min_length=1, max_length=1_000)
 
 
+class DocumentIds(In):
+    """Documents by their ids."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["notes.md"]}]})
+
+    ids: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(min_length=1, max_length=1_000)
+
+
+class DocumentOut(Out):
+    id: str
+    text: str = Field(description="White space between its passages comes back as spaces.")
+    metadata: dict[str, str]
+
+
+class DocumentsOut(Out):
+    documents: list[DocumentOut] = Field(description="Those that are there, in the order of the ids.")
+
+
+class DeletedOut(Out):
+    deleted: int = Field(description="How many of them there were.")
+
+
 class IndexOut(Out):
     name: str
     documents: int

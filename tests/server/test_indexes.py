@@ -28,6 +28,18 @@ async def test_a_workflow_searches_what_was_put_in(served: Any) -> None:
     assert run["result"][0]["document"] == "bread.md"
 
 
+async def test_documents_are_looked_up_and_deleted_by_id(served: Any) -> None:
+    await served.http.post("/v1/indexes/notes/documents", json={"documents": NOTES})
+    body = {"ids": ["bread.md", "none", "moon.md", "bread.md"]}
+    found = (await served.http.post("/v1/indexes/notes/documents:get", json=body)).json()["documents"]
+    assert found == [{**NOTES[1], "metadata": {}}, NOTES[0]]
+    assert (await served.http.post("/v1/indexes/notes/documents:delete", json=body)).json() == {"deleted": 2}
+    assert (await served.http.post("/v1/indexes/notes/documents:get", json=body)).json() == {"documents": []}
+    assert (await served.http.post("/v1/indexes/notes/search", json={"query": "moon"})).json() == {"hits": []}
+    for act in ("get", "delete"):
+        assert (await served.http.post(f"/v1/indexes/none/documents:{act}", json=body)).status_code == 404
+
+
 async def test_an_unknown_index_is_404(served: Any) -> None:
     assert (await served.http.post("/v1/indexes/none/search", json={"query": "x"})).status_code == 404
 
