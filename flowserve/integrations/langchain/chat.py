@@ -4,6 +4,7 @@ LangChain's own client of OpenAI's dialect does the talking, which the server's 
 server is, whose key it gets, that usage is always asked for, and that what the server says of an answer is passed on.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import openai
@@ -29,7 +30,7 @@ class ChatFlowServe(BaseChatOpenAI):
 
     model_name: str = Field(alias="model")
     openai_api_base: str | None = Field(default_factory=default_url, alias="base_url")
-    openai_api_key: SecretStr = Field(
+    openai_api_key: SecretStr | None | Callable[[], str] | Callable[[], Awaitable[str]] = Field(
         default_factory=secret_from_env("FLOWSERVE_API_KEY", default=NO_KEY), alias="api_key"
     )
     http_async_client: Any = Field(default_factory=openai.DefaultAsyncHttpxClient, exclude=True)
