@@ -62,6 +62,8 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
             **reuse_data(run.provenance),
             **spending_data(run.spent),
         },
+        "session_id": run.session,
+        "caller": None if run.caller is None else run.caller.data(),
         "metadata": run.metadata,
         "last_seq": run.last_seq,
     }

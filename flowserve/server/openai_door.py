@@ -19,6 +19,7 @@ from flowserve.runtime.records import Choice, Generation, SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.server import openai_convert as c
 from flowserve.server import openai_schemas as s
+from flowserve.server.carriers import Headers
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body, rate_headers
 from flowserve.server.openai_stream import ChatWriter, Chunks, TextWriter, frames
@@ -39,17 +40,17 @@ class OpenAI:
         self, body: s.ChatRequest, request: Request, tenant: Tenant, session: SessionHeader = None
     ) -> Response:
         """Chat completion, by an engine's model or by a workflow."""
-        run = await self.start(body, tenant, session)
+        run = await self.start(body, tenant, request.headers)
         chunks = self._chunks(run, body, "chatcmpl")
         if body.stream:
             return await self._stream(run, ChatWriter(chunks, bool(body.logprobs)), request)
         answer = await self._answer(run, request)
         return self._whole(run, chunks, "chat.completion", [_chat_choice(i, x, body) for i, x in enumerate(answer)])
 
-    async def start(self, body: s.ChatRequest, tenant: str, session: str | None) -> Run:
-        """Begin a chat, with an engine's model or with a workflow."""
+    async def start(self, body: s.ChatRequest, tenant: str, headers: Headers) -> Run:
+        """Begin a chat, with an engine's model or with a workflow. `headers`: with what they may carry (`carriers`)."""
         c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, session)
+        options = c.options_of(body, tenant, headers)
         if self._is_workflow(body.model, tenant):
             return await self._run_workflow(body, c.last_user_text(body.messages), options)
         return await self._run_chat(body, options)
@@ -81,7 +82,7 @@ class OpenAI:
     ) -> Response:
         """Plain completion of one prompt or of several."""
         c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, session)
+        options = c.options_of(body, tenant, request.headers)
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         if self._is_workflow(body.model, tenant):
             runs = [await self._run_workflow(body, prompts[0], options)]

@@ -45,7 +45,7 @@ class Responses:
         convert.refuse_unsupported(body)
         chat, kept = convert.chat_of(body, self._before(body, tenant))
         try:
-            run = await self._openai.start(chat, tenant, session)
+            run = await self._openai.start(chat, tenant, request.headers)
         except BadRequest as error:
             raise convert.renamed(error) from None
         if body.store is not False:

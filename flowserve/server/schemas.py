@@ -188,6 +188,18 @@ class RunErrorOut(Out):
 RunStatus = Literal["queued", "running", "cancelling", "completed", "failed", "cancelled", "timed_out"]
 
 
+class CallerOut(Out):
+    """Where in a program that its client runs itself a model call came from; what was not said is left out."""
+
+    program: str | None = None
+    run: str | None = None
+    parent: str | None = None
+    node: str | None = None
+    step: int | None = None
+    index: int | None = None
+    triggers: list[str] | None = None
+
+
 class RunSummary(Out):
     """A run without what it returned."""
 
@@ -200,6 +212,8 @@ class RunSummary(Out):
     started: float | None
     ended: float | None
     usage: UsageOut
+    session_id: str | None
+    caller: CallerOut | None
     metadata: dict[str, str]
     last_seq: int = Field(description="Sequence number of its latest event.")
 
