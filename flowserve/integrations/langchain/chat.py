@@ -15,6 +15,7 @@ from langchain_core.utils import secret_from_env
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import Field, SecretStr
 
+from flowserve.integrations.langchain.carrier import hints, joined
 from flowserve.integrations.langchain.server import NO_KEY, default_url
 
 
@@ -36,6 +37,8 @@ class ChatFlowServe(BaseChatOpenAI):
     http_async_client: Any = Field(default_factory=openai.DefaultAsyncHttpxClient, exclude=True)
     """Of its own: LangChain would share one among models, whose event loops end at different times."""
     stream_usage: bool | None = True
+    dialect: str = "flowserve"
+    """What kind of server it is, for the hints of calls that a `Carrier` follows: flowserve, vllm, dynamo, sglang, llm-d, openai."""
 
     @property
     def _llm_type(self) -> str:
@@ -53,6 +56,12 @@ class ChatFlowServe(BaseChatOpenAI):
     ) -> Runnable[Any, Any]:
         """As of `ChatOpenAI`; by default the server holds the answer to the schema while it is written."""
         return super().with_structured_output(schema, method=method, **options)
+
+    def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        payload: dict[str, Any] = super()._get_request_payload(input_, stop=stop, **kwargs)
+        for field, told in hints(self.dialect).items():
+            payload[field] = joined(told, payload.get(field) or {})
+        return payload
 
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
