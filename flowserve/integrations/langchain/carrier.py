@@ -198,5 +198,7 @@ def _count(value: Any) -> int | None:
 
 def _index(path: Any) -> int | None:
     """A task that was sent has its place among its siblings in its path; one that was triggered has none."""
-    sent = isinstance(path, tuple | list) and len(path) > 1 and path[0] == "__pregel_push"
-    return _count(path[1]) if sent else None
+    match path:
+        case ("__pregel_push", int(index), *_):
+            return _count(index)
+    return None
