@@ -17,7 +17,17 @@ from flowserve.errors import FlowServeError
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.tool import ToolNode
 from flowserve.runtime.runner import Runtime
-from flowserve.server import indexes, openai_door, openai_responses, operations, pool, runs, schemas, workflows
+from flowserve.server import (
+    indexes,
+    openai_door,
+    openai_responses,
+    operations,
+    pool,
+    programs,
+    runs,
+    schemas,
+    workflows,
+)
 from flowserve.server.door import Door
 from flowserve.server.errors import fault_of, response_of
 from flowserve.server.langgraph import door as langgraph_door
@@ -55,7 +65,18 @@ def create_app(
         redirect_slashes=False,
     )
     door = app.state.door = Door(runtime, settings, tools, dynamics)
-    doors = (runs, openai_door, openai_responses, mcp_door, langgraph_door, workflows, indexes, pool, operations)
+    doors = (
+        runs,
+        openai_door,
+        openai_responses,
+        mcp_door,
+        langgraph_door,
+        workflows,
+        programs,
+        indexes,
+        pool,
+        operations,
+    )
     for module in doors:  # routes are tried in this order
         app.include_router(module.router(door))
     for kind in (FlowServeError, RequestValidationError, HTTPException):

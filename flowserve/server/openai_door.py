@@ -72,6 +72,7 @@ class OpenAI:
             parallel_tools=body.parallel_tool_calls is not False,
             schema=schema,
             exit=c.exit_of(body),
+            part=self._door.declared.part(options.tenant, options.caller),
             options=options,
         )
 

@@ -355,6 +355,51 @@ class CheckOut(Out):
     advice: list[ProblemItem] = Field(description="What could be better.")
 
 
+# --- programs of clients ----------------------------------------------------------------------------------------
+
+Named = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class EdgeIn(In):
+    source: Named
+    target: Named
+    conditional: bool = False
+
+
+class ProgramIn(In):
+    """The graph of a program that its client runs itself. Nodes that an edge names must be among the nodes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"nodes": ["plan", "search"], "edges": [{"source": "plan", "target": "search"}]}]
+        }
+    )
+
+    nodes: list[Named] = Field(min_length=1, max_length=256)
+    edges: list[EdgeIn] = Field(default_factory=list, max_length=4_096)
+
+
+class ProgramNodeOut(Out):
+    name: str
+    next: list[str] = Field(description="Nodes that may come next.")
+    calls: int = Field(description="Model calls of it so far.")
+
+
+class ProgramOut(Out):
+    name: str
+    nodes: list[ProgramNodeOut]
+
+
+class SessionEnd(In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "thread-7"}]})
+
+    session_id: Named
+
+
+class SessionEnded(Out):
+    session_id: str
+
+
 # --- indexes --------------------------------------------------------------------------------------------------
 
 

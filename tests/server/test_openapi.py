@@ -154,11 +154,12 @@ OPERATIONS = [
     *("getWorkflow", "getSchema", "getGraph", "putWorkflow", "checkWorkflow"),
     *("createRun", "listRuns", "getRun", "streamRun", "getResult", "cancelRun", "forgetRun"),
     *("ingestDocuments", "getDocuments", "deleteDocuments", "searchIndex", "drainEngine", "resumeEngine"),
+    *("putProgram", "getProgram", "endSession"),
     *("createChatCompletion", "createCompletion", "createEmbedding", "getModel"),
     *("createResponse", "getResponse", "cancelResponse", "deleteResponse", "listInputItems"),
 ]
 FREE = {
-    "putWorkflow", "checkWorkflow", "createRun", "ingestDocuments",
+    "putWorkflow", "checkWorkflow", "createRun", "ingestDocuments", "putProgram",
     "createChatCompletion", "createCompletion", "createEmbedding", "createResponse",
 }  # fmt: skip
 """Take free JSON (in which integers beyond 2^53 are refused) or have rules that a schema cannot say: here what the
