@@ -12,7 +12,9 @@ pytest.importorskip("langgraph", reason="the extra 'langgraph' is not installed"
 
 from flowserve.engines.base import Call
 from flowserve.engines.fake import FakeEngine
+from flowserve.integrations.langgraph.announce import Announcer
 from flowserve.langchain import ChatFlowServe, FlowServeRetriever, FlowServeVectorStore
+from flowserve.langgraph import attach
 from flowserve.retrieval.service import Retrieval
 from flowserve.runtime.runner import Runtime
 from flowserve.server.app import create_app
@@ -81,6 +83,26 @@ async def test_three_ways_of_running_it_give_equal_answers_by_equal_calls(asked:
     assert results["plain"]["rounds"] == 2, "the cycle was taken"
     assert results["plain"] == results["level 1"] == results["level 2"]
     assert prompts["plain"] == prompts["level 1"] == prompts["level 2"]
+
+
+async def test_the_server_learns_of_each_node_by_itself_once_it_knows_the_graph(asked: Any) -> None:
+    url, _, runtime = asked
+    chat = ChatFlowServe(model="fake", temperature=0, base_url=url)
+    graph = load().build(chat, FlowServeRetriever(index="notes", k=2, base_url=url))
+    announcer = Announcer(url)
+    attached = attach(graph, name="research", announce=announcer)
+    await asyncio.to_thread(announcer.flush)
+    await attached.ainvoke({"question": "Who governs Velol?"})
+    await asyncio.to_thread(announcer.flush)
+    told: Any = await chat.root_async_client.get("/programs/research", cast_to=object)
+    rows = {row["name"]: (row["next"], row["calls"]) for row in told["nodes"]}
+    assert len(rows) == 10
+    assert rows["judge"] == (["plan", "polish"], 2)
+    assert rows["search"] == (["gather"], 0), "it asks an index, not a model"
+    calling = {name for name, (_, calls) in rows.items() if calls}
+    plans = runtime._driver.state.estimates.plans
+    assert {digest.rpartition("/")[2] for digest in plans if "@" in digest} == calling
+    assert runtime._driver.state.homes == {}, "the run has ended, and with it its session"
 
 
 async def test_the_server_is_told_at_level_1_and_2_which_calls_belong_together(asked: Any) -> None:

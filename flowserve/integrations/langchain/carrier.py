@@ -51,7 +51,8 @@ class Carrier(BaseCallbackHandler):
     """For `config={"callbacks": [Carrier()]}` of any runnable; `attach` puts one into a graph.
 
     session: whose calls belong together; None: LangGraph's thread, else the root run. program: its name. priority: of all its calls,
-    higher goes first, whatever the server's direction. ended: told the session when a root run has ended, however it did.
+    higher goes first, whatever the server's direction. ended: told the session when a root run that is one by itself has ended, however
+    it did; a thread and a session by name may go on.
     """
 
     run_inline = True  # in the caller's own context, where the request will be made
@@ -107,7 +108,7 @@ class Carrier(BaseCallbackHandler):
         for below in self._below.pop(run_id, ()):
             self._roots.pop(below, None)
         session = self._sessions.pop(run_id, None)
-        if session and self.ended is not None:
+        if session is not None and session == str(run_id) and self.ended is not None:
             self.ended(session)
 
     def on_chain_error(self, *_: Any, run_id: UUID, **__: Any) -> None:

@@ -19,6 +19,7 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from flowserve.errors import UnknownName
 from flowserve.integrations.langchain.carrier import current, joined
+from flowserve.integrations.langgraph.announce import Announcer
 from flowserve.langgraph import Carrier, attach, hints, serve
 
 # (an answer of OpenAI's form, for a server that notes what it was asked)
@@ -200,17 +201,20 @@ async def test_the_end_of_a_program_is_told_once_however_it_ends() -> None:
     def fail(_: Any) -> None:
         raise ValueError("no")
 
-    carrier = Carrier(session="s", ended=ended.append)
-    chain = chat | StrOutputParser() | chat
-    await chain.ainvoke("x", {"callbacks": [carrier]})
-    assert (ended, len(server.asked)) == (["s"], 2)
+    carrier = Carrier(ended=ended.append)
+    await (chat | StrOutputParser() | chat).ainvoke("x", {"callbacks": [carrier]})
     with pytest.raises(ValueError, match="no"):
         await (chat | RunnableLambda(fail)).ainvoke("x", {"callbacks": [carrier]})
     await chat.ainvoke("x", {"callbacks": [carrier]})
-    assert ended == ["s"] * 3
+    sessions = [body["session_id"] for body, _ in server.asked]
+    assert sessions[0] == sessions[1]
+    assert ended == sessions[1:]
     await RunnableLambda(lambda x: x).ainvoke("x", {"callbacks": [carrier]})
-    assert ended == ["s"] * 3, "a run that asked no model has no session"
+    assert len(ended) == 3, "a run that asked no model has no session"
     assert carrier._roots == carrier._below == carrier._sessions == carrier._calls == {}
+    await chat.ainvoke("x", {"callbacks": [Carrier(session="s", ended=ended.append)]})
+    await chat.ainvoke("x", {"callbacks": [carrier], "metadata": {"thread_id": "t"}})
+    assert len(ended) == 3, "these may go on"
 
 
 async def test_calls_at_the_same_time_keep_to_their_own_programs() -> None:
@@ -219,6 +223,36 @@ async def test_calls_at_the_same_time_keep_to_their_own_programs() -> None:
     calls = [chat.ainvoke(f"{i}", {"callbacks": [Carrier(session=f"{i}")]}) for i in range(8)]
     await asyncio.gather(*calls)
     assert all(body["messages"][0]["content"] == body["session_id"] for body, _ in server.asked)
+
+
+async def test_a_flowserve_server_is_told_of_the_graph_and_of_ends_beside_the_run() -> None:
+    server, native = Server(), Server()
+    announcer = Announcer("http://server/v1")
+    announcer._client = announcer._client.with_options(
+        http_client=DefaultHttpxClient(transport=httpx2.MockTransport(native))
+    )
+    graph = attach(graph_of(server.chat()), name="my research", announce=announcer)
+    await graph.ainvoke({"topic": "t", "notes": []})
+    announcer.flush()
+    (declared, _), (ended, _) = native.asked
+    assert declared == {
+        "nodes": ["plan", "search", "write"],
+        "edges": [
+            {"source": "plan", "target": "search", "conditional": True},
+            {"source": "search", "target": "write", "conditional": False},
+        ],
+    }
+    assert ended == {"session_id": server.asked[0][0]["session_id"]}
+    assert {caller["program"] for caller in server.callers} == {"my-research"}
+
+
+async def test_a_server_that_is_away_costs_the_graph_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    announcer = Announcer("http://127.0.0.1:9/v1")
+    announcer._client = announcer._client.with_options(max_retries=0)
+    graph = attach(graph_of(Server().chat()), announce=announcer)
+    assert (await graph.ainvoke({"topic": "t", "notes": []}))["done"] == "ok"
+    announcer.flush()
+    assert "was not told of /programs/LangGraph" in caplog.text
 
 
 def test_what_the_caller_wrote_itself_stands() -> None:
