@@ -1,6 +1,7 @@
 """A research agent in LangGraph that keeps LangGraph: ten nodes, a fan-out, a cycle, asking a FlowServe server.
 
-flowserve ingest NOTES --index notes && flowserve serve APP            # any application: its models and indexes are asked
+flowserve ingest NOTES --index notes --indexes ./indexes
+flowserve serve examples/rag.py --indexes ./indexes                    # any application: its models and indexes are asked
 python examples/clients/research_agent.py --model demo --index notes "Who governs Velol?"
 
 It is run three ways with the same answer: as LangGraph runs it; attached, so that the server is told which calls belong together

@@ -1,4 +1,4 @@
-"""LangChain's own standard suites, unmodified, against a real server with the scripted engine."""
+"""LangChain's own standard suites, unmodified, against real servers: with the scripted engine, and with the demo model and MiniLM."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -95,6 +95,9 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
 class TestRetriever(RetrieversIntegrationTests):
     @pytest.fixture(autouse=True)
     def _where(self, url: str) -> None:
+        self.fill(url)
+
+    def fill(self, url: str) -> None:
         self.url = url
         store = FlowServeVectorStore("notes", base_url=url)
         store.add_texts([f"note {i}: apples of Velol" for i in range(4)], ids=[f"{i}" for i in range(4)])
@@ -116,3 +119,66 @@ class TestVectorStore(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, url: str) -> Iterator[VectorStore]:
         yield FlowServeVectorStore(f"suite-{uuid4()}", base_url=url)
+
+
+# --- the demo model, which can be held to no schema: no tools, no structured output --------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+class TestChatOfDemo(TestChat):
+    @pytest.fixture(autouse=True)
+    def _where(self, demo_url: str) -> None:
+        self.url = demo_url
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "demo", "base_url": self.url, "max_tokens": 32, "temperature": 0}
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False
+
+    @property
+    def has_tool_choice(self) -> bool:
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return False
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False  # the server has one model
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+class TestEmbeddingsOfDemo(TestEmbeddings):
+    @pytest.fixture(autouse=True)
+    def _where(self, demo_url: str) -> None:
+        self.url = demo_url
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": "minilm", "base_url": self.url}
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+class TestRetrieverOfDemo(TestRetriever):
+    @pytest.fixture(autouse=True)
+    def _where(self, demo_url: str) -> None:
+        self.fill(demo_url)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+class TestVectorStoreOfDemo(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self, demo_url: str) -> Iterator[VectorStore]:
+        yield FlowServeVectorStore(f"suite-{uuid4()}", base_url=demo_url)
