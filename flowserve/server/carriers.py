@@ -10,7 +10,7 @@ Priorities differ in direction: here and at Dynamo higher goes first, at vLLM lo
 never refused: a hint that is malformed or too long says nothing. Names read in vLLM 0.32 and Dynamo 1.5.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
@@ -25,19 +25,28 @@ MOST_CHARS = 256
 MOST_PRIORITY = 1_000
 
 Headers = Mapping[str, str]
+"""By name in lower case; those of other names do not matter."""
+_NAMES = {name.encode(): name for name in (*SESSIONS, *PARENTS, "x-vllm-priority", "baggage")}
+
+
+def heard(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Of a request's raw headers those that carry something, in one pass; of equal names the last."""
+    return {_NAMES[name]: value.decode("latin-1") for name, value in headers if name in _NAMES}
 
 
 def session_of(body: s.Generating, headers: Headers) -> str | None:
     """Whose calls belong together; at most 256 characters."""
     extra = body.flowserve.session_id if body.flowserve is not None else None
-    xargs = (body.vllm_xargs or {}).get("session_id")
-    return extra or body.session_id or _text(xargs) or _first(headers, SESSIONS) or _carried(headers, BAGGAGE_SESSIONS)
+    xargs = body.vllm_xargs.get("session_id") if body.vllm_xargs else None
+    told = extra or body.session_id or _text(xargs)
+    return told if told or not headers else _first(headers, SESSIONS) or _carried(headers, BAGGAGE_SESSIONS)
 
 
 def priority_of(body: s.Generating, headers: Headers) -> int:
     """Higher goes first, within +-1000; 0 where nobody says anything."""
     ours = body.flowserve.priority if body.flowserve is not None else 0
-    vllm = _number(headers.get("x-vllm-priority")) or body.priority or 0
+    header = headers.get("x-vllm-priority")
+    vllm = (_number(header) if header else None) or body.priority or 0
     hints = body.nvext.agent_hints if body.nvext is not None else None
     dynamo = hints.priority if hints is not None else None
     return max(-MOST_PRIORITY, min(MOST_PRIORITY, ours or -vllm or dynamo or 0))
@@ -46,6 +55,8 @@ def priority_of(body: s.Generating, headers: Headers) -> int:
 def caller_of(body: s.Generating, headers: Headers) -> Caller | None:
     """The call's place in its client's program; None where nothing is said."""
     told = body.flowserve.caller if body.flowserve is not None else None
+    if told is None and not headers:
+        return None
     caller = Caller(**{**told.model_dump(), "triggers": tuple(told.triggers)}) if told is not None else Caller()
     carried = baggage(headers.get("baggage", ""))
     heard = {

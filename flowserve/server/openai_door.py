@@ -19,7 +19,7 @@ from flowserve.runtime.records import Choice, Generation, SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.server import openai_convert as c
 from flowserve.server import openai_schemas as s
-from flowserve.server.carriers import Headers
+from flowserve.server.carriers import Headers, heard
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body, rate_headers
 from flowserve.server.openai_stream import ChatWriter, Chunks, TextWriter, frames
@@ -40,7 +40,7 @@ class OpenAI:
         self, body: s.ChatRequest, request: Request, tenant: Tenant, session: SessionHeader = None
     ) -> Response:
         """Chat completion, by an engine's model or by a workflow."""
-        run = await self.start(body, tenant, request.headers)
+        run = await self.start(body, tenant, heard(request.scope["headers"]))
         chunks = self._chunks(run, body, "chatcmpl")
         if body.stream:
             return await self._stream(run, ChatWriter(chunks, bool(body.logprobs)), request)
@@ -83,7 +83,7 @@ class OpenAI:
     ) -> Response:
         """Plain completion of one prompt or of several."""
         c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, request.headers)
+        options = c.options_of(body, tenant, heard(request.scope["headers"]))
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         if self._is_workflow(body.model, tenant):
             runs = [await self._run_workflow(body, prompts[0], options)]

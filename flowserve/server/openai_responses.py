@@ -15,6 +15,7 @@ from flowserve.runtime.run import Run
 from flowserve.server import openai_responses_convert as convert
 from flowserve.server import openai_responses_schemas as r
 from flowserve.server.beside import Beside
+from flowserve.server.carriers import heard
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body
 from flowserve.server.openai_door import OpenAI
@@ -45,7 +46,7 @@ class Responses:
         convert.refuse_unsupported(body)
         chat, kept = convert.chat_of(body, self._before(body, tenant))
         try:
-            run = await self._openai.start(chat, tenant, request.headers)
+            run = await self._openai.start(chat, tenant, heard(request.scope["headers"]))
         except BadRequest as error:
             raise convert.renamed(error) from None
         if body.store is not False:
