@@ -11,6 +11,8 @@ from flowserve.errors import RetrievalError
 from flowserve.retrieval.protocols import Ids, Vectors
 
 SCORE_DECIMALS = 6
+MARGIN = 1e-5
+"""More than float32 and rounding can move the cosine of two unit vectors: what is nearer than that has to be rescored."""
 
 
 class ExactIndex:

@@ -1,4 +1,4 @@
-"""The vector index in FAISS: an exact flat index. The only file that imports faiss.
+"""The vector index in FAISS: an exact flat index. The only file that imports faiss; `hnsw` and `pq` ask it here.
 
 FAISS finds the candidates in float32; their scores are then taken as `exact` takes them, so that both give the same
 answer to the last digit, ties included. FAISS's own file format is not used anywhere: it trusts the sizes it reads.
@@ -9,25 +9,28 @@ from typing import Any
 import numpy as np
 
 from flowserve.errors import ConfigError
-from flowserve.retrieval.exact import best, check_new, rounded_scores
+from flowserve.retrieval.exact import MARGIN, best, check_new, rounded_scores
 from flowserve.retrieval.protocols import Ids, Vectors
 
-MARGIN = 1e-5
-"""More than float32 and rounding can move the cosine of two unit vectors."""
 SPARE = 8
 """Candidates beyond k that are fetched at first."""
+
+
+def faiss_module() -> Any:
+    """The package. Raises ConfigError where it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError("this index needs faiss: pip install 'flowserve[faiss]'") from error
+    return faiss
 
 
 class FaissIndex:
     """IndexFlatIP under our own ids. Raises ConfigError where faiss is not installed."""
 
     def __init__(self, dimension: int) -> None:
-        try:
-            import faiss
-        except ImportError as error:
-            raise ConfigError("this index needs faiss: pip install 'flowserve[faiss]'") from error
-        self._faiss: Any = faiss
-        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
+        self._faiss = faiss_module()
+        self._index: Any = self._faiss.IndexIDMap2(self._faiss.IndexFlatIP(dimension))
 
     def __repr__(self) -> str:
         return f"FaissIndex({len(self)} vectors of {self._index.d})"

@@ -1,6 +1,6 @@
 """The seams of retrieval: who embeds, who indexes, and what the runtime and the server call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,48 @@ class VectorIndex(Protocol):
         ...
 
 
+Ranking = tuple[Vectors, Ids]
+"""Scores and rows, both (hits,): best first, equal scores by lower row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What is looked for."""
+
+    text: str
+    vector: Vectors | None
+    """(dimension,), of unit length. None for a kind of index that goes by words alone."""
+
+    @property
+    def unit(self) -> Vectors:
+        """The vector, of which the caller knows that it is there."""
+        assert self.vector is not None
+        return self.vector
+
+
+class Searcher(Protocol):
+    """One generation of an index, ready to be searched by any number of threads. It never changes.
+
+    It is asked only where there is something to find. `rows` are those that may be found, ascending; None: all of them.
+    """
+
+    @property
+    def wants_vector(self) -> bool:
+        """Whether queries have to be embedded."""
+        ...
+
+    def search(self, queries: Sequence[Query], k: int, rows: Ids | None = None) -> list[Ranking]:
+        """At most `k` hits for each query; the same whether queries come alone or together."""
+        ...
+
+    def stages(self, query: Query, k: int, rows: Ids | None = None) -> Iterator[Ranking]:
+        """Provisional hits after each part of the work, at least once; the last is what `search` finds.
+
+        Nothing is computed ahead of the caller, who may stop at any stage.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
     """What `flowserve ingest` and the server show about an index."""
@@ -65,7 +107,12 @@ class IndexInfo:
     embedder: str
     generation: int
     """Grows with every committed change."""
+    kind: str = "exact"
+    """How it is searched, as `spec.parse` reads it."""
 
+
+Where = Mapping[str, str]
+"""Metadata that a passage must have, all of it."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) from any thread."""
@@ -79,12 +126,25 @@ class RetrievalService(Protocol):
         """What new indexes are made with and `embed` uses."""
         ...
 
-    async def search(self, index: str, query: str, k: int) -> list[Doc]:
+    async def search(self, index: str, query: str, k: int, where: Where | None = None) -> list[Doc]:
         """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError."""
         ...
 
-    async def ingest(self, index: str, documents: Sequence[Document], progress: Progress | None = None) -> IndexInfo:
-        """Add or replace documents; durable when it returns. Creates the index."""
+    def stages(self, index: str, query: str, k: int, where: Where | None = None) -> AsyncIterator[list[Doc]]:
+        """The same search told as it goes: provisional hits after each stage, at last what `search` returns."""
+        ...
+
+    async def ingest(
+        self,
+        index: str,
+        documents: Sequence[Document],
+        progress: Progress | None = None,
+        kind: str | None = None,
+    ) -> IndexInfo:
+        """Add or replace documents; durable when it returns. Creates the index.
+
+        `kind` as in `spec.parse`: what the index is from now on. None: what it is; `exact` if it is new.
+        """
         ...
 
     async def delete(self, index: str, documents: Sequence[str]) -> int:

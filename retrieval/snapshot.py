@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flowserve.retrieval.documents import Passage
-from flowserve.retrieval.protocols import Vectors
+from flowserve.retrieval.protocols import Ids, Vectors
+from flowserve.retrieval.spec import EXACT, IndexSpec
+from flowserve.retrieval.structure import Arrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +26,17 @@ class Snapshot:
     vectors: Vectors = field(repr=False)
     documents: Mapping[str, str] = field(repr=False)
     """Document id -> digest of its text, metadata and splitting; also of documents without passages."""
+    spec: IndexSpec = EXACT
+    structure: Arrays = field(default_factory=dict, repr=False)
+    """What its kind has built for exactly these passages (`kinds`); empty for `exact`."""
 
 
-def empty(embedder: str, dimension: int) -> Snapshot:
+def empty(embedder: str, dimension: int, spec: IndexSpec = EXACT) -> Snapshot:
     """The state before the first commit."""
-    return Snapshot(0, embedder, dimension, (), np.zeros((0, dimension), np.float32), {})
+    return Snapshot(0, embedder, dimension, (), np.zeros((0, dimension), np.float32), {}, spec)
+
+
+def origins(old: Snapshot, new: Snapshot) -> Ids:
+    """(passages of `new`,) a row of `old` with the same text, and so the same vector; -1 where there is none."""
+    row_of = {passage.text: row for row, passage in enumerate(old.passages)}
+    return np.array([row_of.get(passage.text, -1) for passage in new.passages], np.int64)

@@ -140,7 +140,7 @@ async def test_concurrent_queries_are_embedded_together_and_equal_ones_once(
     queries = ["paris", "bread", "water", "bread", "bread"]
     tasks = [asyncio.create_task(retrieval.search("docs", query, 2)) for query in queries]
     tasks[4].cancel()
-    while len(retrieval._current_batcher()) < 3:
+    while len(retrieval._current_desk().embedding) < 3:
         await asyncio.sleep(0)
     embedder.gate.set()
     await first
@@ -377,7 +377,7 @@ async def test_indexes_that_are_not_held_in_memory_are_read_again(tmp_path: Path
         await retrieval.ingest(name, [Document(name, f"text {name}")])
     for name in ("a", "b", "c", "a"):
         assert (await retrieval.search(name, "text", 1))[0].document == name
-        assert len(retrieval._opened) <= 2
+        assert len(retrieval._library._opened) <= 2
     await retrieval.close()
 
 
@@ -387,3 +387,88 @@ def test_it_may_be_used_from_one_event_loop_after_another(tmp_path: Path) -> Non
     for _ in range(2):
         assert len(asyncio.run(retrieval.search("docs", "paris", 2))) == 2
     asyncio.run(retrieval.close())
+
+
+KINDS = ["exact", "ivf", "hnsw", "pq", "bm25", "hybrid"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_index_of_any_kind_is_ingested_changed_and_opened_again(
+    retrieval: Retrieval, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("faiss")
+    info = await retrieval.ingest("docs", DOCUMENTS, kind=kind)
+    assert info.kind.partition(":")[0] == kind
+    assert (await retrieval.search("docs", "capital of France", 1))[0].document == "paris.md"
+    await retrieval.ingest("docs", [Document("rome.md", "Rome is the capital of Italy.")])
+    assert (await retrieval.search("docs", "capital of Italy", 1))[0].document == "rome.md"
+    assert await retrieval.delete("docs", ["rome.md"]) == 1
+    hits = await retrieval.search("docs", "capital of Italy", 3)
+    assert hits[0].document == "paris.md" and "rome.md" not in [hit.document for hit in hits]
+    assert retrieval.info("docs").kind == info.kind
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(64))
+    assert await other.search("docs", "capital of Italy", 3) == hits
+    await other.close()
+
+
+async def test_another_kind_is_a_new_generation_without_embedding(retrieval: Retrieval, embedder: Watched) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.batches.clear()
+    info = await retrieval.ingest("docs", [], kind="bm25:b=0.5")
+    assert (info.kind, info.generation) == ("bm25:k1=1.2,b=0.5", 2)
+    assert [hit.document for hit in await retrieval.search("docs", "water", 3)] == ["bread.md"]
+    assert (await retrieval.ingest("docs", [], kind="bm25:b=0.5")).generation == 2
+    assert embedder.batches == []  # words alone: the query was not embedded either
+
+
+async def test_a_kind_that_does_not_exist_is_refused_before_anything_is_done(retrieval: Retrieval) -> None:
+    with pytest.raises(InputError, match="expected one of exact, ivf"):
+        await retrieval.ingest("docs", DOCUMENTS, kind="tree")
+    with pytest.raises(InputError, match="divisor of the dimension 64"):
+        await retrieval.ingest("docs", DOCUMENTS, kind="pq:segments=5")
+    assert retrieval.names() == []
+
+
+async def test_a_filter_leaves_passages_with_all_of_its_metadata(retrieval: Retrieval) -> None:
+    languages = [{"lang": lang, "year": year} for lang in ("en", "fr") for year in ("1", "2")]
+    await retrieval.ingest("docs", [Document(f"{n}", f"bread {n}", data) for n, data in enumerate(languages)])
+
+    async def found(where: dict[str, str]) -> list[str]:
+        return sorted(hit.document for hit in await retrieval.search("docs", "bread", 9, where))
+
+    assert await found({}) == ["0", "1", "2", "3"]
+    assert await found({"lang": "fr"}) == ["2", "3"]
+    assert await found({"lang": "fr", "year": "1"}) == ["2"]
+    assert await found({"lang": "de"}) == await found({"nothing": ""}) == []
+
+
+@pytest.mark.parametrize("where", [{"a": 1}, {1: "a"}, {str(n): "" for n in range(17)}])
+async def test_impossible_filters_are_refused(retrieval: Retrieval, where: dict[str, str]) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(InputError, match="a filter has"):
+        await retrieval.search("docs", "bread", 1, where)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", [None, {"type": "markdown"}, {"type": "none"}])
+async def test_the_last_stage_of_a_search_is_what_it_finds(
+    retrieval: Retrieval, kind: str, where: dict[str, str] | None
+) -> None:
+    pytest.importorskip("faiss")
+    await retrieval.ingest("docs", DOCUMENTS, kind=kind)
+    stages = [docs async for docs in retrieval.stages("docs", "capital bread", 2, where)]
+    assert stages[-1] == await retrieval.search("docs", "capital bread", 2, where)
+
+
+async def test_stages_of_a_search_are_bounded_like_searches(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), limits=Limits(waiting_queries=1))
+    await retrieval.ingest("docs", DOCUMENTS)
+    stages = retrieval.stages("docs", "bread", 2)
+    await anext(stages)
+    with pytest.raises(Overloaded):
+        await retrieval.search("docs", "bread", 2)
+    await stages.aclose()
+    assert len(await retrieval.search("docs", "bread", 2)) == 2
+    await retrieval.close()
+    with pytest.raises(RetrievalError, match="closed"):
+        await anext(retrieval.stages("docs", "bread", 2))

@@ -1,0 +1,57 @@
+"""Rankings and how they are taken: candidates by float32, places by rounded float64, ties by the lower row.
+
+Every kind of index scores by `top`, so a passage has the same score in all of them, and lists of disjoint rows `merge`
+to what one look at all those rows would give.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowserve.retrieval.exact import MARGIN, best, rounded_scores
+from flowserve.retrieval.protocols import Ids, Ranking, Vectors
+
+SCAN_ROWS = 1 << 16
+"""Vectors that are scored at once: bounds the memory of a scan."""
+STAGES = 8
+"""Of a search that goes through its rows in blocks."""
+
+NOTHING: Ranking = (np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+def top(query: Vectors, near: NDArray[np.float32], rows: Ids, vectors: Vectors, k: int) -> Ranking:
+    """The k best of `rows`, exactly. query: (dimension,); near: (rows,) their cosines in float32."""
+    if len(rows) > k:
+        floor = np.partition(near, len(near) - k)[len(near) - k] - MARGIN
+        rows = rows[near >= floor]
+    return rescored(query, rows, vectors, k)
+
+
+def rescored(query: Vectors, rows: Ids, vectors: Vectors, k: int) -> Ranking:
+    """The k best of `rows`, all of which are scored in float64."""
+    scores, found = best(rounded_scores(query[None], vectors[rows]), rows[None], k)
+    return scores[0], found[0]
+
+
+def merge(one: Ranking, other: Ranking, k: int) -> Ranking:
+    """The k best of two rankings without a row in common."""
+    scores = np.concatenate([one[0], other[0]]).astype(np.float64)
+    merged, rows = best(scores[None], np.concatenate([one[1], other[1]])[None], k)
+    return merged[0], rows[0]
+
+
+def scan(query: Vectors, rows: Ids, vectors: Vectors, k: int) -> Ranking:
+    """The k best of `rows` by looking at every one of them."""
+    ranking = NOTHING
+    for start in range(0, len(rows), SCAN_ROWS):
+        block = rows[start : start + SCAN_ROWS]
+        ranking = merge(ranking, top(query, vectors[block] @ query, block, vectors, k), k)
+    return ranking
+
+
+def blocks(num_rows: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of `STAGES` blocks of about equal size, fewer where there are fewer rows."""
+    size = -(-num_rows // STAGES) or 1
+    for start in range(0, num_rows, size):
+        yield start, min(start + size, num_rows)
