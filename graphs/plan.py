@@ -323,6 +323,8 @@ class SearchSpec:
     """A search of a named index; arguments `query: str` and `k: int` come with the node."""
 
     index: str
+    where: tuple[tuple[str, str], ...] = ()
+    """Metadata that a passage must have, all of it, ordered by name."""
 
 
 @dataclass(frozen=True, slots=True)

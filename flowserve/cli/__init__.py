@@ -198,11 +198,14 @@ def ingest(
     index: Annotated[str, typer.Option(help="name of the index; made when new")],
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
+    kind: Annotated[
+        str | None, typer.Option(help="exact, ivf, hnsw, pq, bm25 or hybrid, e.g. ivf:nprobe=32; else as it is")
+    ] = None,
 ) -> None:
     """Add documents to an index; what is there already is replaced, what is unchanged is left alone."""
     from flowserve.cli import indexing
 
-    indexing.ingest(path, index, _settings("fake", "", indexes, embedder))
+    indexing.ingest(path, index, _settings("fake", "", indexes, embedder), kind)
 
 
 @app.command()
@@ -213,11 +216,12 @@ def search(
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
     json_lines: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
+    where: Annotated[list[str] | None, typer.Option(help="name=value that passages must have; may be repeated")] = None,
 ) -> None:
     """Search an index."""
     from flowserve.cli import indexing
 
-    indexing.search(index, query, k, _settings("fake", "", indexes, embedder), json_lines)
+    indexing.search(index, query, k, _settings("fake", "", indexes, embedder), json_lines, where or ())
 
 
 @app.command()

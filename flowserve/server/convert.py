@@ -172,6 +172,7 @@ def index_out(info: IndexInfo) -> dict[str, Any]:
         "passages": info.passages,
         "embedder": info.embedder,
         "generation": info.generation,
+        "kind": info.kind,
     }
 
 

@@ -35,7 +35,7 @@ class Indexes:
 
     async def ingest(self, name: IndexName, body: s.IngestRequest, tenant: Tenant) -> Response:
         """Add or replace documents. They are split, embedded and on disk when this answers; the index is made if need be."""
-        return JSON(index_out(await self._door.retrieval().ingest(name, documents_of(body))))
+        return JSON(index_out(await self._door.retrieval().ingest(name, documents_of(body), kind=body.kind)))
 
     async def look_up(self, name: IndexName, body: s.DocumentIds, tenant: Tenant) -> Response:
         """Documents by id, as they were put in."""
@@ -48,7 +48,7 @@ class Indexes:
 
     async def search(self, name: IndexName, body: s.SearchRequest, tenant: Tenant) -> Response:
         """The passages that are nearest to a query, best first."""
-        hits = await self._door.retrieval().search(name, body.query, body.k)
+        hits = await self._door.retrieval().search(name, body.query, body.k, body.where)
         return JSON({"hits": [hit_out(hit) for hit in hits]})
 
 

@@ -418,7 +418,12 @@ class IngestRequest(In):
         }
     )
 
-    documents: list[DocumentIn] = Field(min_length=1, max_length=1_000)
+    documents: list[DocumentIn] = Field(max_length=1_000, description="None: only the kind is changed.")
+    kind: str | None = Field(
+        default=None,
+        max_length=200,
+        description="What the index is from now on: `exact`, `ivf`, `hnsw`, `pq`, `bm25`, `hybrid`, with parameters as in `ivf:nprobe=32`.",
+    )
 
 
 class DocumentIds(In):
@@ -449,6 +454,7 @@ class IndexOut(Out):
     passages: int
     embedder: str
     generation: int = Field(description="Grows with every change.")
+    kind: str = Field(description="How it is searched, with all parameters.")
 
 
 class IndexList(Out):
@@ -495,6 +501,9 @@ class SearchRequest(In):
 
     query: str = Field(min_length=1, max_length=20_000, pattern=r"\S")
     k: Integer = Field(default=5, ge=1, le=1_000)
+    where: dict[str, Annotated[str, Field(max_length=2048)]] = Field(
+        default_factory=dict, max_length=16, description="Metadata that passages must have, all of it."
+    )
 
 
 class HitOut(Out):

@@ -69,7 +69,23 @@ async def test_an_index_that_cannot_be_trusted_does_not_hide_the_others(
     """The whole list was a 500."""
     for name in ("good", "torn"):
         await served.http.post(f"/v1/indexes/{name}/documents", json={"documents": NOTES})
-    (served.runtime.retrieval._folder / "torn" / "MANIFEST.json").write_text("{")
+    (served.runtime.retrieval._library._folder / "torn" / "MANIFEST.json").write_text("{")
     answer = await served.http.get("/v1/indexes")
     assert [item["name"] for item in answer.json()["data"]] == ["good"]
     assert "index torn is left out" in caplog.text
+
+
+async def test_an_index_is_made_of_a_kind_and_searched_under_a_filter(served: Any) -> None:
+    answer = await served.http.post("/v1/indexes/notes/documents", json={"documents": NOTES, "kind": "bm25:b=0.5"})
+    assert answer.json()["kind"] == "bm25:k1=1.2,b=0.5"
+    for where, found in (({}, ["bread.md", "moon.md"]), ({"from": "almanac"}, ["moon.md"]), ({"from": "nowhere"}, [])):
+        body = {"query": "moon yeast", "where": where}
+        hits = (await served.http.post("/v1/indexes/notes/search", json=body)).json()["hits"]
+        assert sorted(hit["document"] for hit in hits) == found
+
+
+async def test_a_kind_that_does_not_exist_is_422(served: Any) -> None:
+    answer = await served.http.post("/v1/indexes/notes/documents", json={"documents": NOTES, "kind": "tree"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "input_invalid")
+    assert "expected one of exact, ivf" in answer.json()["detail"]
+    assert (await served.http.get("/v1/indexes")).json()["data"] == []
