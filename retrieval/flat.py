@@ -1,40 +1,40 @@
-"""Every vector is looked at: the kind `exact`, and the measure of the others."""
+"""Every vector is looked at: the kind `exact`, and the measure of the others.
 
-from collections.abc import Callable, Iterator, Sequence
+Queries that come together share one multiplication with each block of vectors, which lie in the snapshot itself: nothing
+is built, nothing is copied.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flowserve.retrieval.protocols import Ids, Query, Ranking, VectorIndex
+from flowserve.retrieval.protocols import Ids, Query, Ranking
 from flowserve.retrieval.ranking import NOTHING, blocks, merge, scan
 from flowserve.retrieval.snapshot import Snapshot
 
-MakeIndex = Callable[[int], VectorIndex]
-"""Dimension -> an empty index."""
-
 
 class FlatIndex:
-    """One generation's vectors in a `VectorIndex`."""
+    """One generation's vectors as they are."""
 
     wants_vector = True
 
-    def __init__(self, snapshot: Snapshot, make: MakeIndex) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._vectors = snapshot.vectors
-        self._index = make(snapshot.dimension)
-        self._index.add(np.arange(len(snapshot.vectors), dtype=np.int64), snapshot.vectors)
 
     def __repr__(self) -> str:
-        return f"FlatIndex({self._index!r})"
+        return f"FlatIndex({len(self._vectors)} vectors of {self._vectors.shape[1]})"
 
     def search(self, queries: Sequence[Query], k: int, rows: Ids | None = None) -> list[Ranking]:
-        if rows is not None:
-            return [scan(query.unit, rows, self._vectors, k) for query in queries]
-        scores, found = self._index.search(np.stack([query.unit for query in queries]), k)
-        return list(zip(scores, found, strict=True))
+        return scan(np.stack([query.unit for query in queries]), self._among(rows), self._vectors, k)
 
     def stages(self, query: Query, k: int, rows: Ids | None = None) -> Iterator[Ranking]:
         """After each of a few blocks of rows."""
-        every = np.arange(len(self._vectors), dtype=np.int64) if rows is None else rows
+        among = self._among(rows)
         ranking = NOTHING
-        for start, stop in blocks(len(every)):
-            ranking = merge(ranking, scan(query.unit, every[start:stop], self._vectors, k), k)
+        for start, stop in blocks(len(among)):
+            [found] = scan(query.unit[None], among[start:stop], self._vectors, k)
+            ranking = merge(ranking, found, k)
             yield ranking
+
+    def _among(self, rows: Ids | None) -> Ids | range:
+        return range(len(self._vectors)) if rows is None else rows

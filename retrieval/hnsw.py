@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowserve.errors import StoreError
-from flowserve.retrieval.faiss_index import faiss_module
+from flowserve.retrieval.faiss_module import faiss_module
 from flowserve.retrieval.protocols import Ids, Query, Ranking, Vectors
 from flowserve.retrieval.ranking import rescored
 from flowserve.retrieval.snapshot import Snapshot

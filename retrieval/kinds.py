@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+
+import numpy as np
 
 from flowserve.retrieval import bm25, hnsw, ivf, pq
-from flowserve.retrieval.exact import ExactIndex
-from flowserve.retrieval.faiss_index import FaissIndex
-from flowserve.retrieval.flat import FlatIndex, MakeIndex
+from flowserve.retrieval.flat import FlatIndex
 from flowserve.retrieval.hybrid import HybridIndex
 from flowserve.retrieval.protocols import Ids, Query, Ranking, Searcher, Vectors
 from flowserve.retrieval.ranking import scan
@@ -32,12 +31,12 @@ def evolved(old: Snapshot, new: Snapshot) -> Snapshot:
     return replace(new, structure=evolve(new.spec, old, new, origins(old, new)))
 
 
-def searcher(snapshot: Snapshot, make: MakeIndex | None = None) -> Searcher:
-    """What searches `snapshot`. `make`: the flat index of exact kinds; None: FAISS where it is installed."""
-    spec, make = snapshot.spec, make or default_index()
+def searcher(snapshot: Snapshot) -> Searcher:
+    """What searches `snapshot`. Raises ConfigError where its kind needs FAISS and that is not installed."""
+    spec = snapshot.spec
     match spec.kind:
         case "exact":
-            return FlatIndex(snapshot, make)
+            return FlatIndex(snapshot)
         case "ivf":
             return Selecting(ivf.IvfIndex(spec, snapshot), snapshot.vectors)
         case "hnsw":
@@ -47,13 +46,8 @@ def searcher(snapshot: Snapshot, make: MakeIndex | None = None) -> Searcher:
         case "bm25":
             return bm25.Bm25Index(spec, snapshot.structure)
         case "hybrid":
-            return HybridIndex(spec, FlatIndex(snapshot, make), bm25.Bm25Index(spec, snapshot.structure))
+            return HybridIndex(spec, FlatIndex(snapshot), bm25.Bm25Index(spec, snapshot.structure))
     raise AssertionError(spec)
-
-
-def default_index() -> MakeIndex:
-    """FAISS where it is installed; the numpy index gives the same answers, slower."""
-    return FaissIndex if find_spec("faiss") is not None else ExactIndex
 
 
 @dataclass(frozen=True)
@@ -67,9 +61,9 @@ class Selecting:
     def search(self, queries: Sequence[Query], k: int, rows: Ids | None = None) -> list[Ranking]:
         if rows is None or len(rows) > FEW_ROWS:
             return self.inner.search(queries, k, rows)
-        return [scan(query.unit, rows, self.vectors, k) for query in queries]
+        return scan(np.stack([query.unit for query in queries]), rows, self.vectors, k)
 
     def stages(self, query: Query, k: int, rows: Ids | None = None) -> Iterator[Ranking]:
         if rows is None or len(rows) > FEW_ROWS:
             return self.inner.stages(query, k, rows)
-        return iter([scan(query.unit, rows, self.vectors, k)])
+        return iter(self.search([query], k, rows))

@@ -14,7 +14,6 @@ from flowserve.ids import Tokens
 from flowserve.retrieval import ingest
 from flowserve.retrieval.checks import NAME, check_documents
 from flowserve.retrieval.documents import Document
-from flowserve.retrieval.flat import MakeIndex
 from flowserve.retrieval.kinds import evolved
 from flowserve.retrieval.opened import Opened
 from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, Vectors
@@ -38,13 +37,10 @@ class Bounded(Protocol):
 class Library:
     """Indexes by name; at most `open_indexes` of them in memory."""
 
-    def __init__(
-        self, folder: Path, embedder: Embedder, splitting: Splitting, make_index: MakeIndex, open_indexes: int
-    ) -> None:
+    def __init__(self, folder: Path, embedder: Embedder, splitting: Splitting, open_indexes: int) -> None:
         self._folder = folder
         self._embedder = embedder
         self._splitting = splitting
-        self._make_index = make_index
         self._open_indexes = open_indexes
         self._opened: dict[str, Opened] = {}
         self._opening = threading.Lock()
@@ -129,7 +125,7 @@ class Library:
         return IndexStore(self._folder / index)
 
     def _hold(self, index: str, signature: bytes, snapshot: Snapshot) -> Opened:
-        opened = Opened(signature, snapshot, self._make_index)
+        opened = Opened(signature, snapshot)
         self._opened.pop(index, None)
         while len(self._opened) >= self._open_indexes:
             del self._opened[next(iter(self._opened))]

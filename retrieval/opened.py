@@ -7,7 +7,6 @@ from functools import cached_property, reduce
 import numpy as np
 
 from flowserve.graphs.types import Doc
-from flowserve.retrieval.flat import MakeIndex
 from flowserve.retrieval.kinds import searcher
 from flowserve.retrieval.protocols import Ids, Query, Ranking, Searcher
 from flowserve.retrieval.ranking import NOTHING
@@ -20,10 +19,10 @@ Filter = tuple[tuple[str, str], ...]
 class Opened:
     """Immutable but for what it has worked out already: a commit makes a new one."""
 
-    def __init__(self, signature: bytes, snapshot: Snapshot, make: MakeIndex) -> None:
+    def __init__(self, signature: bytes, snapshot: Snapshot) -> None:
         self.signature = signature
         self.snapshot = snapshot
-        self.searcher: Searcher = searcher(snapshot, make)
+        self.searcher: Searcher = searcher(snapshot)
 
     def rows(self, wanted: Filter) -> Ids | None:
         """Rows of passages with this metadata, ascending; None for all."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flowserve.errors import InputError
-from flowserve.retrieval.faiss_index import faiss_module
+from flowserve.retrieval.faiss_module import faiss_module
 from flowserve.retrieval.protocols import Ids, Query, Ranking
 from flowserve.retrieval.ranking import rescored, scan
 from flowserve.retrieval.snapshot import Snapshot
@@ -64,13 +64,13 @@ class PqIndex:
         return f"PqIndex({len(self._vectors)} vectors, {'learned' if self._index else 'too few to learn'})"
 
     def search(self, queries: Sequence[Query], k: int, rows: Ids | None = None) -> list[Ranking]:
-        every = np.arange(len(self._vectors), dtype=np.int64) if rows is None else rows
+        units = np.stack([query.unit for query in queries])
         if self._index is None:
-            return [scan(query.unit, every, self._vectors, k) for query in queries]
+            return scan(units, range(len(self._vectors)) if rows is None else rows, self._vectors, k)
         if rows is not None:
             return [self._among(query, k, rows) for query in queries]
         fetch = min(k * self._refine, len(self._vectors))
-        _, found = self._index.search(np.stack([query.unit for query in queries]), fetch)
+        _, found = self._index.search(units, fetch)
         return [rescored(query.unit, near, self._vectors, k) for query, near in zip(queries, found, strict=True)]
 
     def stages(self, query: Query, k: int, rows: Ids | None = None) -> Iterator[Ranking]:

@@ -37,24 +37,6 @@ class Embedder(Protocol):
 Ids = NDArray[np.int64]
 
 
-class VectorIndex(Protocol):
-    """Unit vectors under integer ids. Not thread-safe for writers; any number of readers may search at once."""
-
-    def __len__(self) -> int: ...
-
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """ids: (texts,), none of them present yet."""
-        ...
-
-    def remove(self, ids: Ids) -> int:
-        """How many of `ids` were there."""
-        ...
-
-    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """Scores and ids, both (queries, min(k, len)): cosine to 6 decimals, best first, equal scores by lower id."""
-        ...
-
-
 Ranking = tuple[Vectors, Ids]
 """Scores and rows, both (hits,): best first, equal scores by lower row."""
 

@@ -41,13 +41,20 @@ def merge(one: Ranking, other: Ranking, k: int) -> Ranking:
     return merged[0], rows[0]
 
 
-def scan(query: Vectors, rows: Ids, vectors: Vectors, k: int) -> Ranking:
-    """The k best of `rows` by looking at every one of them."""
-    ranking = NOTHING
+def scan(queries: Vectors, rows: Ids | range, vectors: Vectors, k: int) -> list[Ranking]:
+    """The k best of `rows` for each of (queries, dimension), by looking at every one of them.
+
+    A range is read where it lies; other rows are copied a block at a time.
+    """
+    rankings = [NOTHING] * len(queries)
     for start in range(0, len(rows), SCAN_ROWS):
         block = rows[start : start + SCAN_ROWS]
-        ranking = merge(ranking, top(query, vectors[block] @ query, block, vectors, k), k)
-    return ranking
+        held = vectors[block.start : block.stop] if isinstance(block, range) else vectors[block]
+        near = queries @ held.T
+        places = np.arange(block.start, block.stop, dtype=np.int64) if isinstance(block, range) else block
+        found = [top(query, own, places, vectors, k) for query, own in zip(queries, near, strict=True)]
+        rankings = [merge(one, other, k) for one, other in zip(rankings, found, strict=True)] if start else found
+    return rankings
 
 
 def blocks(num_rows: int) -> Iterator[tuple[int, int]]:

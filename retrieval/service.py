@@ -21,8 +21,6 @@ from flowserve.graphs.types import Doc
 from flowserve.retrieval.batch import Batcher
 from flowserve.retrieval.checks import check_name, check_query, check_text, checked_filter
 from flowserve.retrieval.documents import Document, Passage
-from flowserve.retrieval.flat import MakeIndex
-from flowserve.retrieval.kinds import default_index
 from flowserve.retrieval.library import Library
 from flowserve.retrieval.opened import Filter, Look, look_together
 from flowserve.retrieval.protocols import (
@@ -94,14 +92,11 @@ class Retrieval:
         embedder: Embedder | str = "minilm",
         *,
         splitting: Splitting | None = None,
-        index: MakeIndex | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._embedder = embedder_named(embedder) if isinstance(embedder, str) else embedder
         self._limits = limits or Limits()
-        self._library = Library(
-            Path(folder), self._embedder, splitting or Splitting(), index or default_index(), self._limits.open_indexes
-        )
+        self._library = Library(Path(folder), self._embedder, splitting or Splitting(), self._limits.open_indexes)
         self._flights: dict[_Flight, asyncio.Task[list[Doc]]] = {}
         self._desk: _Desk | None = None
         self._num_staged = 0

@@ -11,7 +11,6 @@ import pytest
 from flowserve.errors import InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
 from flowserve.retrieval import Document, IndexInfo, Retrieval, RetrievalService, Splitting, Vectors
 from flowserve.retrieval.embed import HashEmbedder
-from flowserve.retrieval.exact import ExactIndex
 from flowserve.retrieval.service import Limits
 
 DOCUMENTS = [
@@ -72,7 +71,7 @@ async def test_ingest_search_delete_and_look_again_from_another_object(retrieval
     assert await retrieval.delete("docs", ["paris.md"]) == 0
     assert "paris.md" not in [hit.document for hit in await retrieval.search("docs", "capital of France?", 3)]
 
-    other = Retrieval(tmp_path / "indexes", HashEmbedder(64), index=ExactIndex)
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(64))
     assert other.info("docs") == IndexInfo("docs", 2, 2, "hash-64", 2)
     assert await other.search("docs", "flour", 2) == await retrieval.search("docs", "flour", 2)
     await other.close()
