@@ -21,8 +21,8 @@ PER_CODE = 39
 """Vectors that FAISS wants to see for each entry of a codebook."""
 GROWTH = 2
 """Codebooks are learned anew when there are so many times the vectors they were learned from."""
-MIN_SEGMENT = 4
-"""Dimensions of a segment where their number is not said, at least."""
+MIN_SEGMENT = 8
+"""Dimensions of a segment where their number is not said: at least so many."""
 
 
 def evolve(spec: IndexSpec, old: Snapshot, new: Snapshot, origins: Ids) -> Arrays:

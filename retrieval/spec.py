@@ -38,7 +38,7 @@ PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "bm25": _BM25,
     "hybrid": {**_BM25, "depth": Parameter(50, 1, 1000, False), "offset": Parameter(60, 0, 10_000, False)},
 }
-"""Kind -> its parameters. 0 clusters: four times the root of the passages; 0 segments: one for each 4 dimensions or more."""
+"""Kind -> its parameters. 0 clusters: four times the root of the passages; 0 segments: one for each 8 dimensions or more."""
 APPROXIMATE = frozenset({"ivf", "hnsw", "pq"})
 """Kinds that may miss a passage that `exact` finds."""
 

@@ -391,11 +391,28 @@ def bench_retrieval(
     embedder: Embedder = "minilm",
     url: Annotated[str | None, typer.Option(help="also ask this running server and compare the hits")] = None,
     limit: Annotated[int | None, typer.Option(help="only the first so many questions")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="also this kind of index on the same passages; may be repeated; or `all`")
+    ] = None,
 ) -> None:
-    """Recall@k of passages that contain an answer, and embedding and search throughput."""
+    """Recall@k of passages that contain an answer, embedding and search throughput, kinds of indexes side by side."""
     from flowserve.cli import benching
 
-    benching.retrieval(data, json, embedder, url, limit)
+    benching.retrieval(data, json, embedder, url, limit, kind or ())
+
+
+@bench.command("indexes")
+def bench_indexes(
+    json: Json = None,
+    vectors: Annotated[int, typer.Option(min=100, help="synthetic vectors, in clusters")] = 20_000,
+    dimension: Annotated[int, typer.Option(min=8)] = 384,
+    queries: Annotated[int, typer.Option(min=1)] = 200,
+    kind: Annotated[list[str] | None, typer.Option(help="may be repeated; else all that go by vectors")] = None,
+) -> None:
+    """Recall of what exact search finds, throughput, stages and building time of each kind of index."""
+    from flowserve.cli import benching
+
+    benching.indexes(json, vectors, dimension, queries, kind or ())
 
 
 @bench.command("demo")

@@ -16,11 +16,22 @@ def core(out: Path | None, quick: bool) -> None:
     report.write("flowserve bench core", results, bench.SEED, out)
 
 
-def retrieval(data: Path, out: Path | None, embedder: str, url: str | None, limit: int | None) -> None:
+def retrieval(
+    data: Path, out: Path | None, embedder: str, url: str | None, limit: int | None, kinds: Sequence[str]
+) -> None:
+    from flowserve.bench import index_kinds
     from flowserve.bench import retrieval as bench
 
-    results = bench.run(_questions(data), embedder=embedder, url=url, limit=limit)
+    chosen = index_kinds.ALL if list(kinds) == [ALL_KINDS] else kinds
+    results = bench.run(_questions(data), embedder=embedder, url=url, limit=limit, kinds=chosen, say=say)
     report.write("flowserve bench retrieval", results, 0, out)
+
+
+def indexes(out: Path | None, vectors: int, dimension: int, queries: int, kinds: Sequence[str]) -> None:
+    from flowserve.bench import index_kinds as bench
+
+    results = bench.run(vectors, dimension, queries, kinds, 10, say)
+    report.write("flowserve bench indexes", results, bench.SEED, out)
 
 
 def demo(out: Path | None, url: str, limit: int | None) -> None:
@@ -150,6 +161,7 @@ def reasoning(
 
 
 ALL_RULES = "all"
+ALL_KINDS = "all"
 
 
 def stopping(
