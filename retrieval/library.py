@@ -16,6 +16,7 @@ from flowserve.retrieval.checks import NAME, check_documents
 from flowserve.retrieval.documents import Document
 from flowserve.retrieval.kinds import evolved
 from flowserve.retrieval.opened import Opened
+from flowserve.retrieval.owners import name_of
 from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, Vectors
 from flowserve.retrieval.snapshot import Snapshot, empty
 from flowserve.retrieval.spec import IndexSpec
@@ -35,7 +36,7 @@ class Bounded(Protocol):
 
 
 class Library:
-    """Indexes by name; at most `open_indexes` of them in memory."""
+    """Indexes by key (`owners`); at most `open_indexes` of them in memory."""
 
     def __init__(self, folder: Path, embedder: Embedder, splitting: Splitting, open_indexes: int) -> None:
         self._folder = folder
@@ -54,17 +55,24 @@ class Library:
         manifest = self._store(index).manifest()
         if manifest is None:
             raise self.unknown(index)
-        return _info(index, manifest)
+        return _info(name_of(index), manifest)
 
-    def names(self) -> list[str]:
-        """Of all indexes, in order."""
-        if not self._folder.is_dir():
+    def exists(self, index: str) -> bool:
+        """Whether something was committed there, trustworthy or not."""
+        return self._store(index).exists()
+
+    def names(self, owner: str = "") -> list[str]:
+        """Of all indexes in a tenant's folder (`owners.folder_of`), in order."""
+        folder = self._folder / owner
+        if not folder.is_dir():
             return []
-        names = (path.name for path in self._folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
-        return sorted(name for name in names if self._store(name).exists())
+        names = (path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+        return sorted(name for name in names if IndexStore(folder / name).exists())
 
     def unknown(self, index: str) -> UnknownName:
-        return UnknownName("index", index, self.names())
+        """Tells the names of the shared ones, and of those beside `index`."""
+        owner = index.rpartition("/")[0]
+        return UnknownName("index", name_of(index), sorted({*self.names(), *self.names(owner)}))
 
     def forget(self) -> None:
         """Hold nothing in memory any more."""
@@ -149,7 +157,7 @@ class Library:
         ours = (self._embedder.name, self._embedder.dimension)
         if (snapshot.embedder, snapshot.dimension) != ours:
             raise RetrievalError(
-                f"index '{index}' was built with embedder '{snapshot.embedder}' ({snapshot.dimension} dimensions), this "
+                f"index '{name_of(index)}' was built with embedder '{snapshot.embedder}' ({snapshot.dimension} dimensions), this "
                 f"service embeds with '{ours[0]}' ({ours[1]} dimensions): their vectors cannot be compared. Use "
                 f"'{snapshot.embedder}', or ingest the documents into an index of another name"
             )

@@ -101,18 +101,24 @@ Progress = Callable[[str, int, int], None]
 
 
 class RetrievalService(Protocol):
-    """Async façade of a folder of indexes. Blocking work goes to threads inside; equal concurrent queries are batched."""
+    """Async façade of a folder of indexes. Blocking work goes to threads inside; equal concurrent queries are batched.
+
+    Where tenants have indexes of their own, `tenant` says whose are meant; `""` means those that all may read, and a
+    tenant's own hides a shared one of the same name. Where they have none, `tenant` is not looked at.
+    """
 
     @property
     def embedder(self) -> Embedder:
         """What new indexes are made with and `embed` uses."""
         ...
 
-    async def search(self, index: str, query: str, k: int, where: Where | None = None) -> list[Doc]:
+    async def search(self, index: str, query: str, k: int, where: Where | None = None, tenant: str = "") -> list[Doc]:
         """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError."""
         ...
 
-    def stages(self, index: str, query: str, k: int, where: Where | None = None) -> AsyncIterator[list[Doc]]:
+    def stages(
+        self, index: str, query: str, k: int, where: Where | None = None, tenant: str = ""
+    ) -> AsyncIterator[list[Doc]]:
         """The same search told as it goes: provisional hits after each stage, at last what `search` returns."""
         ...
 
@@ -122,6 +128,7 @@ class RetrievalService(Protocol):
         documents: Sequence[Document],
         progress: Progress | None = None,
         kind: str | None = None,
+        tenant: str = "",
     ) -> IndexInfo:
         """Add or replace documents; durable when it returns. Creates the index.
 
@@ -129,18 +136,20 @@ class RetrievalService(Protocol):
         """
         ...
 
-    async def delete(self, index: str, documents: Sequence[str]) -> int:
+    async def delete(self, index: str, documents: Sequence[str], tenant: str = "") -> int:
         """Remove documents by id; how many there were."""
         ...
 
-    async def documents(self, index: str, ids: Sequence[str]) -> list[Document]:
+    async def documents(self, index: str, ids: Sequence[str], tenant: str = "") -> list[Document]:
         """Those of `ids` that are there, in that order, each once; text as `split.joined` says. Raises UnknownName."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> Vectors: ...
 
-    def info(self, index: str) -> IndexInfo: ...
+    def info(self, index: str, tenant: str = "") -> IndexInfo: ...
 
-    def names(self) -> list[str]: ...
+    def names(self, tenant: str = "") -> list[str]:
+        """Of the indexes that `tenant` may read."""
+        ...
 
     async def close(self) -> None: ...

@@ -16,13 +16,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from flowserve.errors import ConfigError, Overloaded, RetrievalError
+from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.batch import Batcher
 from flowserve.retrieval.checks import check_name, check_query, check_text, checked_filter
 from flowserve.retrieval.documents import Document, Passage
 from flowserve.retrieval.library import Library
 from flowserve.retrieval.opened import Filter, Look, look_together
+from flowserve.retrieval.owners import folder_of, key_of
 from flowserve.retrieval.protocols import (
     Embedder,
     IndexInfo,
@@ -93,7 +94,10 @@ class Retrieval:
         *,
         splitting: Splitting | None = None,
         limits: Limits | None = None,
+        private: bool = False,
     ) -> None:
+        """`private`: tenants have indexes of their own."""
+        self._private = private
         self._embedder = embedder_named(embedder) if isinstance(embedder, str) else embedder
         self._limits = limits or Limits()
         self._library = Library(Path(folder), self._embedder, splitting or Splitting(), self._limits.open_indexes)
@@ -114,11 +118,11 @@ class Retrieval:
         """What new indexes are made with. Loaded by its first use."""
         return self._embedder
 
-    async def search(self, index: str, query: str, k: int, where: Where | None = None) -> list[Doc]:
+    async def search(self, index: str, query: str, k: int, where: Where | None = None, tenant: str = "") -> list[Doc]:
         self._check_open()
         check_name(index)
         check_query(query, k)
-        flight = _Flight(index, query, k, checked_filter(where), self._library.num_commits)
+        flight = _Flight(self._readable(index, tenant), query, k, checked_filter(where), self._library.num_commits)
         task = self._flights.get(flight)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
             self._check_room()
@@ -133,7 +137,9 @@ class Retrieval:
             raise
         return [Doc(doc.text, doc.id, doc.document, doc.score, dict(doc.metadata)) for doc in docs]
 
-    async def stages(self, index: str, query: str, k: int, where: Where | None = None) -> AsyncIterator[list[Doc]]:
+    async def stages(
+        self, index: str, query: str, k: int, where: Where | None = None, tenant: str = ""
+    ) -> AsyncIterator[list[Doc]]:
         self._check_open()
         check_name(index)
         check_query(query, k)
@@ -141,7 +147,7 @@ class Retrieval:
         self._check_room()
         self._num_staged += 1
         try:
-            look = await self._look(index, query, k, wanted)
+            look = await self._look(self._readable(index, tenant), query, k, wanted)
             rankings = await self._in(self._searching, look.stages)
             while (ranking := await self._in(self._searching, lambda: next(rankings, None))) is not None:
                 yield look.opened.docs(ranking)
@@ -158,17 +164,22 @@ class Retrieval:
         documents: Sequence[Document],
         progress: Progress | None = None,
         kind: str | None = None,
+        tenant: str = "",
     ) -> IndexInfo:
         check_name(index)
+        key = self._own(index, tenant)
         spec = None if kind is None else parse(kind)
         report = progress or (lambda what, done, total: None)
         left, given = threading.Event(), list(documents)
         embed = partial(self._embed_all, left)
-        return await self._write(lambda: self._library.ingest(index, given, spec, embed, report), left)
+        return await self._write(lambda: self._library.ingest(key, given, spec, embed, report), left)
 
-    async def delete(self, index: str, documents: Sequence[str]) -> int:
+    async def delete(self, index: str, documents: Sequence[str], tenant: str = "") -> int:
         check_name(index)
-        return await self._write(partial(self._library.delete, index, list(documents)), threading.Event())
+        key = self._own(index, tenant)
+        if self._readable(index, tenant) != key:
+            raise InputError(f"index '{index}' is shared; a tenant can delete from indexes of its own only")
+        return await self._write(partial(self._library.delete, key, list(documents)), threading.Event())
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         self._check_open()
@@ -187,17 +198,19 @@ class Retrieval:
         check_name(index)
         return (await self._in(self._searching, lambda: self._library.open(index))).snapshot.passages
 
-    async def documents(self, index: str, ids: Sequence[str]) -> list[Document]:
+    async def documents(self, index: str, ids: Sequence[str], tenant: str = "") -> list[Document]:
         self._check_open()
         check_name(index)
-        return await self._in(self._searching, lambda: _documents(self._library.open(index).snapshot, ids))
+        key = self._readable(index, tenant)
+        return await self._in(self._searching, lambda: _documents(self._library.open(key).snapshot, ids))
 
-    def info(self, index: str) -> IndexInfo:
+    def info(self, index: str, tenant: str = "") -> IndexInfo:
         check_name(index)
-        return self._library.info(index)
+        return self._library.info(self._readable(index, tenant))
 
-    def names(self) -> list[str]:
-        return self._library.names()
+    def names(self, tenant: str = "") -> list[str]:
+        own = self._library.names(folder_of(tenant)) if self._private else []
+        return sorted({*self._library.names(), *own})
 
     async def close(self) -> None:
         """Stop what waits, let threads end what they are in the middle of. Calling it again does nothing."""
@@ -240,6 +253,15 @@ class Retrieval:
         wants_vector = opened.searcher.wants_vector and opened.snapshot.passages
         vector = await self._current_desk().embedding.do(query) if wants_vector else None
         return Look(opened, Query(query, vector), k, wanted)
+
+    def _own(self, index: str, tenant: str) -> str:
+        """The key of the index that `tenant` may change."""
+        return key_of(index, tenant if self._private else "")
+
+    def _readable(self, index: str, tenant: str) -> str:
+        """The key of the tenant's own index, or of the shared one where it has none but that exists."""
+        own = self._own(index, tenant)
+        return own if own == index or self._library.exists(own) or not self._library.exists(index) else index
 
     def _check_room(self) -> None:
         waiting = len(self._flights) + self._num_staged

@@ -45,6 +45,8 @@ class Settings:
     """A file that describes the engines (`flowserve.poolspec`), instead of the five settings above."""
     indexes: Path = DEFAULT_INDEXES
     """Folder of the indexes; made when something is ingested."""
+    private_indexes: bool = False
+    """Whether every tenant has indexes of its own, beside those that all may read; else they share all of them."""
     embedder: str = "minilm"
     """For new indexes: `minilm`, `hash`, or a sentence-transformers folder or hub name."""
     certificates: Path | None = None
@@ -99,7 +101,7 @@ def make_retrieval(settings: Settings) -> RetrievalService:
     """The service over the folder of indexes. The embedder is loaded at its first use."""
     from flowserve.retrieval.service import Retrieval
 
-    return Retrieval(settings.indexes, embedder=settings.embedder)
+    return Retrieval(settings.indexes, embedder=settings.embedder, private=settings.private_indexes)
 
 
 def make_runtime(

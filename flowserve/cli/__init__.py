@@ -75,6 +75,9 @@ def serve(
     pool: PoolFile = None,
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
+    private_indexes: Annotated[
+        bool, typer.Option("--private-indexes", help="tenants have indexes of their own, beside those ingested here")
+    ] = False,
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
     policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
@@ -142,6 +145,7 @@ def serve(
         certificates,
         shadow_share,
         reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or [], reuse_shadow_share),
+        private_indexes,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -624,6 +628,7 @@ def _settings(
     certificates: Path | None = None,
     shadow_share: float = SHADOW_SHARE,
     reuse: "dict[str, Any] | None" = None,
+    private_indexes: bool = False,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -637,6 +642,7 @@ def _settings(
         engine_args=engine_args(engine_arg or []),
         pool=pool,
         indexes=indexes,
+        private_indexes=private_indexes,
         embedder=embedder,
         certificates=certificates,
         shadow_share=shadow_share,

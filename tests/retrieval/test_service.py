@@ -471,3 +471,30 @@ async def test_stages_of_a_search_are_bounded_like_searches(tmp_path: Path) -> N
     await retrieval.close()
     with pytest.raises(RetrievalError, match="closed"):
         await anext(retrieval.stages("docs", "bread", 2))
+
+
+async def test_tenants_have_indexes_of_their_own_beside_shared_ones(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), private=True)
+    for tenant in ("", "a", "b/../x"):
+        await retrieval.ingest("docs", [Document(f"of {tenant}", "bread")], tenant=tenant)
+    await retrieval.ingest("shared", DOCUMENTS)
+    await retrieval.ingest("mine", DOCUMENTS, tenant="a")
+    for tenant, found in (("a", "of a"), ("b/../x", "of b/../x"), ("c", "of "), ("", "of ")):
+        assert [hit.document for hit in await retrieval.search("docs", "bread", 9, tenant=tenant)] == [found]
+    assert (retrieval.names("a"), retrieval.names("c")) == (["docs", "mine", "shared"], ["docs", "shared"])
+    assert len(await retrieval.search("shared", "bread", 9, tenant="a")) == 3
+    assert retrieval.info("docs", "a").name == "docs"
+    with pytest.raises(UnknownName, match="no index 'mine'; known: docs, shared"):
+        await retrieval.search("mine", "bread", 1, tenant="c")
+    with pytest.raises(InputError, match="'shared' is shared"):
+        await retrieval.delete("shared", ["tiny.md"], "a")
+    assert await retrieval.delete("docs", ["of a"], "a") == 1
+    assert await retrieval.search("docs", "bread", 9, tenant="a") == []
+    assert {path.name for path in tmp_path.iterdir()} == {"docs", "shared", "@a", "@b%2F..%2Fx"}
+    await retrieval.close()
+
+
+async def test_without_private_indexes_tenants_share_all_of_them(retrieval: Retrieval) -> None:
+    await retrieval.ingest("docs", DOCUMENTS, tenant="a")
+    assert len(await retrieval.search("docs", "bread", 9, tenant="b")) == 3
+    assert retrieval.names("b") == retrieval.names() == ["docs"]
