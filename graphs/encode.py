@@ -162,7 +162,8 @@ def _target(plan: Plan, node: Node) -> dict[str, Any]:
             return {"uses": plan.dynamics[node.target].name}
         case Kind.SEARCH:
             search = plan.searches[node.target]
-            return {"index": search.index, **({"where": dict(search.where)} if search.where else {})}
+            asked = {"where": dict(search.where) or None, "rerank": search.rerank or None}
+            return {"index": search.index, **_without_none(asked)}
         case Kind.SAMPLE:
             spec = plan.samples[node.target]
             told = {"vote": spec.vote, "rule": spec.rule, "rule_args": dict(spec.rule_args), "wave": spec.wave}

@@ -325,6 +325,8 @@ class SearchSpec:
     index: str
     where: tuple[tuple[str, str], ...] = ()
     """Metadata that a passage must have, all of it, ordered by name."""
+    rerank: int = 0
+    """So many candidates are put in order by the reranker; 0: they stay as the index ranks them."""
 
 
 @dataclass(frozen=True, slots=True)

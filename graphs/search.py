@@ -16,6 +16,7 @@ from flowserve.graphs.values import Value
 
 DEFAULT_K = 5
 MAX_K = 10_000
+MAX_RERANK = 1000
 MAX_FILTER = 16
 """Pairs of metadata."""
 
@@ -28,8 +29,9 @@ _SIGNATURE = Signature(
 class SearchNode(Node[..., list[Doc]]):
     """One search. Call it in a workflow, `.map` it over queries."""
 
-    def __init__(self, index: str, where: Mapping[str, str] | None = None, **options: Any) -> None:
+    def __init__(self, index: str, where: Mapping[str, str] | None = None, rerank: int = 0, **options: Any) -> None:
         self.index = index
+        self.rerank = rerank
         self.where = {} if where is None else where
         self.settings, self.setting_problems = settings.read(**options)
         self.least: int | None = None
@@ -56,6 +58,9 @@ class SearchNode(Node[..., list[Doc]]):
         if not _is_filter(self.where):
             wanted, came = f"where= up to {MAX_FILTER} pairs of text, name and value", f"where={self.where!r:.80}"
             found.append(Problem("search", wanted, came, 'Write e.g. where={"language": "en"}.'))
+        if not (self.rerank == 0 or settings.is_count(self.rerank, 1, MAX_RERANK)):
+            wanted = f"rerank= a number of candidates from 1 to {MAX_RERANK:,}, or 0"
+            found.append(Problem("search", wanted, f"rerank={self.rerank!r:.80}", "Write e.g. rerank=20."))
         return tuple(found)
 
     def declare(self, trace: Trace, args: dict[str, object]) -> Value:
@@ -69,7 +74,7 @@ class SearchNode(Node[..., list[Doc]]):
             Kind.SEARCH,
             self.name,
             exprs,
-            SearchSpec(self.index, tuple(sorted(self.where.items()))),
+            SearchSpec(self.index, tuple(sorted(self.where.items())), self.rerank),
             self.settings,
             limit=limit,
             named_by=named_by,
@@ -98,7 +103,8 @@ def _is_filter(where: object) -> bool:
 class Index:
     """An index of passages, by name. It need not exist before the workflow runs; its kind is said when it is ingested.
 
-    `where`: metadata that passages must have to be found, all of it.
+    `where`: metadata that passages must have to be found, all of it. `rerank`: so many candidates are put in order by the
+    server's reranker before the first k of them are taken.
     """
 
     def __init__(
@@ -106,12 +112,19 @@ class Index:
         name: str,
         *,
         where: Mapping[str, str] | None = None,
+        rerank: int = 0,
         retry: int | Retry = 0,
         timeout: float | None = None,
         cache: bool = False,
     ) -> None:
         self.name = name
-        self._options: dict[str, Any] = {"where": where, "retry": retry, "timeout": timeout, "cache": cache}
+        self._options: dict[str, Any] = {
+            "where": where,
+            "rerank": rerank,
+            "retry": retry,
+            "timeout": timeout,
+            "cache": cache,
+        }
 
     @cached_property
     def search(self) -> SearchNode:

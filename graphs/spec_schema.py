@@ -84,6 +84,7 @@ _NODE = _object(
     order={"type": "array", "items": NAME},
     uses=NAME,
     index={"type": "string", "minLength": 1, "maxLength": 200},
+    rerank={"type": "integer", "minimum": 1, "maximum": 1000},
     where={"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 2048}},
     sample=_object(
         vote={"type": "string", "maxLength": 200},

@@ -35,6 +35,12 @@ def check_query(query: str, k: int) -> None:
         raise InputError(f"k must be a whole number between 1 and {MAX_K}, got {k!r}")
 
 
+def check_rerank(candidates: int) -> None:
+    """Raises InputError."""
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 0 <= candidates <= MAX_K:
+        raise InputError(f"rerank must be a whole number of candidates from 0 (none) to {MAX_K}, got {candidates!r}")
+
+
 def checked_filter(where: Where | None) -> Filter:
     """The pairs in order. Raises InputError."""
     pairs = tuple(sorted((where or {}).items()))

@@ -10,6 +10,7 @@ from flowserve.graphs.types import Doc
 from flowserve.retrieval.kinds import searcher
 from flowserve.retrieval.protocols import Ids, Query, Ranking, Searcher
 from flowserve.retrieval.ranking import NOTHING
+from flowserve.retrieval.rerank import Reranker, reranked
 from flowserve.retrieval.snapshot import Snapshot
 
 Filter = tuple[tuple[str, str], ...]
@@ -31,6 +32,10 @@ class Opened:
         nowhere = np.zeros(0, np.int64)
         having = [self._rows_having.get(pair, nowhere) for pair in wanted]
         return reduce(lambda one, other: np.intersect1d(one, other, assume_unique=True), having)
+
+    def reranked(self, reranker: Reranker, query: Query, ranking: Ranking, k: int) -> Ranking:
+        """The k best of a ranking, as `reranker` sees them."""
+        return reranked(reranker, query, ranking, self.snapshot.passages, self.snapshot.vectors, k)
 
     def docs(self, ranking: Ranking) -> list[Doc]:
         """The passages of a ranking."""
@@ -67,12 +72,12 @@ class Look:
         return self.opened.searcher.stages(self.query, self.k, rows)
 
 
-def look_together(looks: Sequence[Look]) -> list[list[Doc]]:
-    """The hits of each, those that ask the same generation for as many under one filter in one call."""
+def look_together(looks: Sequence[Look]) -> list[Ranking]:
+    """What each finds; those that ask the same generation for as many under one filter ask it in one call."""
     alike: dict[tuple[int, int, Filter], list[int]] = {}
     for place, look in enumerate(looks):
         alike.setdefault((id(look.opened), look.k, look.wanted), []).append(place)
-    docs: list[list[Doc]] = [[] for _ in looks]
+    found: list[Ranking] = [NOTHING for _ in looks]
     for places in alike.values():
         first = looks[places[0]]
         rows = first.opened.rows(first.wanted)
@@ -80,5 +85,5 @@ def look_together(looks: Sequence[Look]) -> list[list[Doc]]:
             continue
         rankings = first.opened.searcher.search([looks[place].query for place in places], first.k, rows)
         for place, ranking in zip(places, rankings, strict=True):
-            docs[place] = first.opened.docs(ranking)
-    return docs
+            found[place] = ranking
+    return found

@@ -112,8 +112,20 @@ class RetrievalService(Protocol):
         """What new indexes are made with and `embed` uses."""
         ...
 
-    async def search(self, index: str, query: str, k: int, where: Where | None = None, tenant: str = "") -> list[Doc]:
-        """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError."""
+    async def search(
+        self,
+        index: str,
+        query: str,
+        k: int,
+        where: Where | None = None,
+        tenant: str = "",
+        rerank: int = 0,
+    ) -> list[Doc]:
+        """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError.
+
+        `rerank`: so many candidates (or k, if that is more) are put in order by the service's reranker, whose scores the
+        hits then have; 0: they stay as the index ranks them.
+        """
         ...
 
     def stages(

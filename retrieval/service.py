@@ -19,7 +19,7 @@ import numpy as np
 from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.batch import Batcher
-from flowserve.retrieval.checks import check_name, check_query, check_text, checked_filter
+from flowserve.retrieval.checks import check_name, check_query, check_rerank, check_text, checked_filter
 from flowserve.retrieval.documents import Document, Passage
 from flowserve.retrieval.library import Library
 from flowserve.retrieval.opened import Filter, Look, look_together
@@ -29,10 +29,12 @@ from flowserve.retrieval.protocols import (
     IndexInfo,
     Progress,
     Query,
+    Ranking,
     Vectors,
     Where,
 )
 from flowserve.retrieval.registry import embedder_named
+from flowserve.retrieval.rerank import EmbeddingReranker, Reranker
 from flowserve.retrieval.snapshot import Snapshot
 from flowserve.retrieval.spec import parse
 from flowserve.retrieval.split import Splitting, joined
@@ -67,6 +69,7 @@ class _Flight:
     query: str
     k: int
     wanted: Filter
+    rerank: int
     commits: int
 
 
@@ -77,7 +80,7 @@ class _Desk:
     loop: asyncio.AbstractEventLoop
     embedding: Batcher[str, Vectors]
     """Text -> (dimension,)."""
-    searching: dict[str, Batcher[Look, list[Doc]]]
+    searching: dict[str, Batcher[Look, Ranking]]
     """By index: a slow one does not hold up the others."""
 
 
@@ -95,9 +98,11 @@ class Retrieval:
         splitting: Splitting | None = None,
         limits: Limits | None = None,
         private: bool = False,
+        reranker: Reranker | None = None,
     ) -> None:
-        """`private`: tenants have indexes of their own."""
+        """`private`: tenants have indexes of their own. `reranker` None: by the vectors of the index."""
         self._private = private
+        self._reranker = reranker or EmbeddingReranker()
         self._embedder = embedder_named(embedder) if isinstance(embedder, str) else embedder
         self._limits = limits or Limits()
         self._library = Library(Path(folder), self._embedder, splitting or Splitting(), self._limits.open_indexes)
@@ -118,11 +123,22 @@ class Retrieval:
         """What new indexes are made with. Loaded by its first use."""
         return self._embedder
 
-    async def search(self, index: str, query: str, k: int, where: Where | None = None, tenant: str = "") -> list[Doc]:
+    async def search(
+        self,
+        index: str,
+        query: str,
+        k: int,
+        where: Where | None = None,
+        tenant: str = "",
+        rerank: int = 0,
+    ) -> list[Doc]:
         self._check_open()
         check_name(index)
         check_query(query, k)
-        flight = _Flight(self._readable(index, tenant), query, k, checked_filter(where), self._library.num_commits)
+        check_rerank(rerank)
+        flight = _Flight(
+            self._readable(index, tenant), query, k, checked_filter(where), rerank, self._library.num_commits
+        )
         task = self._flights.get(flight)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
             self._check_room()
@@ -231,11 +247,21 @@ class Retrieval:
     # On the event loop
 
     async def _search(self, flight: _Flight) -> list[Doc]:
-        look = await self._look(flight.index, flight.query, flight.k, flight.wanted)
+        num_candidates = max(flight.k, flight.rerank)
+        wants_vector = flight.rerank > 0 and self._reranker.wants_vector
+        look = await self._look(flight.index, flight.query, num_candidates, flight.wanted, wants_vector)
+        ranking = await self._ranking(flight.index, look)
+        if flight.rerank:
+            rerank = partial(look.opened.reranked, self._reranker, look.query, ranking, flight.k)
+            ranking = await self._in(self._embedding, rerank)
+        return look.opened.docs(ranking)
+
+    async def _ranking(self, index: str, look: Look) -> Ranking:
+        """What is found, together with other searches of the index that wait."""
         desk = self._current_desk()
-        batcher = desk.searching.get(flight.index)
+        batcher = desk.searching.get(index)
         if batcher is None:
-            batcher = desk.searching[flight.index] = Batcher(
+            batcher = desk.searching[index] = Batcher(
                 lambda looks: desk.loop.run_in_executor(self._searching, look_together, looks),
                 BATCH,
                 "searching",
@@ -245,13 +271,13 @@ class Retrieval:
             return await batcher.do(look)
         finally:
             if batcher.idle:
-                desk.searching.pop(flight.index, None)
+                desk.searching.pop(index, None)
 
-    async def _look(self, index: str, query: str, k: int, wanted: Filter) -> Look:
+    async def _look(self, index: str, query: str, k: int, wanted: Filter, wants_vector: bool = False) -> Look:
         """The generation that is committed now, and the query as it wants it."""
         opened = await self._in(self._searching, lambda: self._library.open(index))
-        wants_vector = opened.searcher.wants_vector and opened.snapshot.passages
-        vector = await self._current_desk().embedding.do(query) if wants_vector else None
+        wants_vector = wants_vector or opened.searcher.wants_vector
+        vector = await self._current_desk().embedding.do(query) if wants_vector and opened.snapshot.passages else None
         return Look(opened, Query(query, vector), k, wanted)
 
     def _own(self, index: str, tenant: str) -> str:

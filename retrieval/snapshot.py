@@ -1,5 +1,6 @@
 """One generation of an index as a value: what is stored, searched and replaced as a whole."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,6 +38,17 @@ def empty(embedder: str, dimension: int, spec: IndexSpec = EXACT) -> Snapshot:
 
 
 def origins(old: Snapshot, new: Snapshot) -> Ids:
-    """(passages of `new`,) a row of `old` with the same text, and so the same vector; -1 where there is none."""
-    row_of = {passage.text: row for row, passage in enumerate(old.passages)}
-    return np.array([row_of.get(passage.text, -1) for passage in new.passages], np.int64)
+    """(passages of `new`,) a row of `old` with the same text, and so the same vector; -1 where there is none.
+
+    Equal texts are matched one to one, in order, as far as there are enough of them: none is taken for new that is not.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, passage in enumerate(old.passages):
+        rows_of.setdefault(passage.text, []).append(row)
+    num_taken: Counter[str] = Counter()
+    found = np.full(len(new.passages), -1, np.int64)
+    for row, passage in enumerate(new.passages):
+        if rows := rows_of.get(passage.text):
+            found[row] = rows[min(num_taken[passage.text], len(rows) - 1)]
+            num_taken[passage.text] += 1
+    return found

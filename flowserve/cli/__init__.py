@@ -78,6 +78,9 @@ def serve(
     private_indexes: Annotated[
         bool, typer.Option("--private-indexes", help="tenants have indexes of their own, beside those ingested here")
     ] = False,
+    reranker: Annotated[
+        Path | None, typer.Option(help="folder of a cross-encoder, for searches with rerank=; docs/retrieval.md")
+    ] = None,
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
     policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
@@ -146,6 +149,7 @@ def serve(
         shadow_share,
         reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or [], reuse_shadow_share),
         private_indexes,
+        reranker,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -629,6 +633,7 @@ def _settings(
     shadow_share: float = SHADOW_SHARE,
     reuse: "dict[str, Any] | None" = None,
     private_indexes: bool = False,
+    reranker: Path | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -643,6 +648,7 @@ def _settings(
         pool=pool,
         indexes=indexes,
         private_indexes=private_indexes,
+        reranker=reranker,
         embedder=embedder,
         certificates=certificates,
         shadow_share=shadow_share,

@@ -305,7 +305,7 @@ class Executor:
         values = task.frame.arguments(task.node)
         spec = run.program.plan.searches[task.node.target]
         k = command.limit or values["k"]
-        return await self._retrieval.search(spec.index, values["query"], k, dict(spec.where), run.tenant)
+        return await self._retrieval.search(spec.index, values["query"], k, dict(spec.where), run.tenant, spec.rerank)
 
 
 def _raw_prompt(raw: RawCall) -> Prompt:

@@ -50,7 +50,7 @@ class Indexes:
 
     async def search(self, name: IndexName, body: s.SearchRequest, tenant: Tenant) -> Response:
         """The passages that are nearest to a query, best first."""
-        hits = await self._door.retrieval().search(name, body.query, body.k, body.where, tenant)
+        hits = await self._door.retrieval().search(name, body.query, body.k, body.where, tenant, body.rerank)
         return JSON({"hits": [hit_out(hit) for hit in hits]})
 
 

@@ -504,6 +504,9 @@ class SearchRequest(In):
     where: dict[str, Annotated[str, Field(max_length=2048)]] = Field(
         default_factory=dict, max_length=16, description="Metadata that passages must have, all of it."
     )
+    rerank: Integer = Field(
+        default=0, ge=0, le=1_000, description="Candidates that the reranker puts in order; 0: none."
+    )
 
 
 class HitOut(Out):

@@ -55,7 +55,7 @@ def test_every_setting_of_a_model_call_survives_the_round_trip(snippets: ModuleT
 
 
 def test_searches_of_one_index_under_different_filters_stay_apart_in_plan_and_spec(snippets: ModuleType) -> None:
-    english, old = fs.Index("docs", where={"year": "1", "lang": "en"}), fs.Index("docs", where={"year": "1"})
+    english, old = fs.Index("docs", where={"year": "1", "lang": "en"}), fs.Index("docs", where={"year": "1"}, rerank=20)
 
     @fs.workflow()
     def flow(text: str) -> list[list[fs.Doc]]:
@@ -63,6 +63,7 @@ def test_searches_of_one_index_under_different_filters_stay_apart_in_plan_and_sp
 
     plan = flow.program.plan
     assert [spec.where for spec in plan.searches] == [(("lang", "en"), ("year", "1")), (("year", "1"),), ()]
+    assert [spec.rerank for spec in plan.searches] == [0, 20, 0]
     assert len({node.target for node in plan.nodes}) == 3
     document = sent(to_spec(flow.program))
     assert load(snippets, document).plan == plan

@@ -214,3 +214,10 @@ def test_a_later_stage_never_has_a_worse_best_hit() -> None:
 def test_origins_are_rows_with_the_same_text() -> None:
     one, two = grown("exact", [1, 2, 3]), grown("exact", [3, 4, 1, 1])
     assert origins(one, two).tolist() == [2, -1, 0, 0]
+    assert origins(two, grown("exact", [1, 3, 1, 1])).tolist() == [2, 0, 3, 3]
+
+
+def test_nodes_of_equal_texts_stay_when_others_change() -> None:
+    before = grown("hnsw:m=4", [7] * 40)
+    after = generation(before, "hnsw:m=4", texts_of([5, *[7] * 40]))
+    assert after.structure["rows"].tolist() == [*range(1, 41), 0] and len(after.structure["gone"]) == 0

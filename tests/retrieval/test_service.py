@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from flowserve.errors import InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
-from flowserve.retrieval import Document, IndexInfo, Retrieval, RetrievalService, Splitting, Vectors
+from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
+from flowserve.retrieval import Document, IndexInfo, Passage, Retrieval, RetrievalService, Splitting, Vectors
 from flowserve.retrieval.embed import HashEmbedder
+from flowserve.retrieval.protocols import Query
+from flowserve.retrieval.rerank import CrossEncoderReranker
 from flowserve.retrieval.service import Limits
 
 DOCUMENTS = [
@@ -498,3 +501,62 @@ async def test_without_private_indexes_tenants_share_all_of_them(retrieval: Retr
     await retrieval.ingest("docs", DOCUMENTS, tenant="a")
     assert len(await retrieval.search("docs", "bread", 9, tenant="b")) == 3
     assert retrieval.names("b") == retrieval.names() == ["docs"]
+
+
+class Shortest:
+    """Likes short passages."""
+
+    wants_vector = False
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def score(self, query: Query, passages: Sequence[Passage], vectors: Vectors) -> NDArray[np.float64]:
+        assert vectors.shape == (len(passages), 64)
+        self.seen.append([passage.document for passage in passages])
+        return np.array([-len(passage.text) for passage in passages], np.float64)
+
+
+async def test_candidates_are_put_in_order_by_the_reranker(tmp_path: Path) -> None:
+    shortest = Shortest()
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), reranker=shortest)
+    await retrieval.ingest("docs", DOCUMENTS)
+    plain = [hit.document for hit in await retrieval.search("docs", "capital of France", 3)]
+    hits = await retrieval.search("docs", "capital of France", 1, rerank=3)
+    assert [(hit.document, hit.score) for hit in hits] == [("tiny.md", -5.0)] and shortest.seen == [plain]
+    await retrieval.search("docs", "capital of France", 2, rerank=1)  # k is more
+    assert shortest.seen[1] == plain[:2]
+    assert await retrieval.search("docs", "capital", 3, {"no": "thing"}, rerank=3) == []
+    with pytest.raises(InputError, match="rerank must be"):
+        await retrieval.search("docs", "capital", 1, rerank=1001)
+    await retrieval.close()
+
+
+async def test_words_find_candidates_and_their_vectors_put_them_in_order(retrieval: Retrieval) -> None:
+    texts = ["bread bread bread", "bread oven", "oven bread crust", "nothing"]
+    documents = [Document(str(number), text) for number, text in enumerate(texts)]
+    await retrieval.ingest("words", documents, kind="bm25")
+    await retrieval.ingest("meaning", documents[:3])
+    hits = await retrieval.search("words", "bread oven", 3, rerank=9)
+    assert hits == await retrieval.search("meaning", "bread oven", 3)
+
+
+async def test_a_reranker_that_breaks_its_word_is_an_error(tmp_path: Path) -> None:
+    class Broken(Shortest):
+        def score(self, query: Query, passages: Sequence[Passage], vectors: Vectors) -> NDArray[np.float64]:
+            return np.full(len(passages), np.nan)
+
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), reranker=Broken())
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(RetrievalError, match="not numbers"):
+        await retrieval.search("docs", "bread", 1, rerank=2)
+    await retrieval.close()
+
+
+async def test_a_cross_encoder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    reranker = CrossEncoderReranker(tmp_path / "model")
+    retrieval = Retrieval(tmp_path / "indexes", HashEmbedder(64), reranker=reranker)
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(ConfigError, match="cannot load the cross-encoder '.*model'"):
+        await retrieval.search("docs", "bread", 1, rerank=2)
+    await retrieval.close()

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from flowserve.server.auth import Keyring
+from flowserve.server.settings import ServerSettings
+
 NOTES = [
     {"id": "moon.md", "text": "The tide follows the moon.", "metadata": {"from": "almanac"}},
     {"id": "bread.md", "text": "Bread needs yeast and patience."},
@@ -89,3 +92,22 @@ async def test_a_kind_that_does_not_exist_is_422(served: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "input_invalid")
     assert "expected one of exact, ivf" in answer.json()["detail"]
     assert (await served.http.get("/v1/indexes")).json()["data"] == []
+
+
+async def test_tenants_with_indexes_of_their_own_do_not_see_those_of_others(serve: Any) -> None:
+    async with serve(
+        settings=ServerSettings(port=0, keys=Keyring.parse("a:the-key-of-tenant-a,b:the-key-of-tenant-b"))
+    ) as served:
+        served.runtime.retrieval._private = True
+        of_a, of_b = ({"Authorization": f"Bearer the-key-of-tenant-{tenant}"} for tenant in "ab")
+        body = {"documents": NOTES}
+        assert (await served.http.post("/v1/indexes/notes/documents", json=body, headers=of_a)).status_code == 200
+        listed = [(await served.http.get("/v1/indexes", headers=who)).json()["data"] for who in (of_a, of_b)]
+        assert [[item["name"] for item in items] for items in listed] == [["notes"], []]
+        search = {"query": "yeast"}
+        answers = [await served.http.post("/v1/indexes/notes/search", json=search, headers=who) for who in (of_a, of_b)]
+        assert [answer.status_code for answer in answers] == [200, 404]
+        run = {"input": {"question": "yeast"}}
+        runs = [await served.http.post("/v1/workflows/lookup/runs", json=run, headers=who) for who in (of_a, of_b)]
+        assert runs[0].json()["result"][0]["document"] == "bread.md"
+        assert (runs[1].status_code, "no index 'notes'" in runs[1].text) == (422, True)
