@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from flowserve.retrieval.protocols import Ids, Query, Ranking, Vectors
-from flowserve.retrieval.ranking import NOTHING, merge, top
+from flowserve.retrieval.ranking import NOTHING, dots, merge, top
 from flowserve.retrieval.snapshot import Snapshot
 from flowserve.retrieval.spec import IndexSpec
 from flowserve.retrieval.structure import Arrays
@@ -89,13 +89,13 @@ class IvfIndex:
     def _probes(self, query: Vectors) -> Ids:
         """The clusters to look into, nearest first."""
         clusters = np.arange(len(self._centroids), dtype=np.int64)
-        return top(query, self._centroids @ query, clusters, self._centroids, self._nprobe)[1]
+        return top(query, dots(self._centroids, query), clusters, self._centroids, self._nprobe)[1]
 
     def _look(
         self, query: Vectors, clusters: Ids, k: int, allowed: "np.ndarray[tuple[int], np.dtype[np.bool_]] | None"
     ) -> Ranking:
         bounds = [(self._starts[cluster], self._starts[cluster + 1]) for cluster in clusters.tolist()]
-        near = np.concatenate([self._lists[start:stop] @ query for start, stop in bounds])
+        near = np.concatenate([dots(self._lists[start:stop], query) for start, stop in bounds])
         rows = np.concatenate([self._rows[start:stop] for start, stop in bounds])
         if allowed is not None:
             near, rows = near[allowed[rows]], rows[allowed[rows]]

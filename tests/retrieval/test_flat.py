@@ -31,9 +31,10 @@ def assert_exact(queries: Vectors, rows: Ids | range, vectors: Vectors, k: int) 
 
 @pytest.mark.parametrize("number, dimension, k", [(3000, 384, 10), (500, 16, 500), (50, 8, 100)])
 @pytest.mark.parametrize("block", [64, 1 << 16])
-def test_a_scan_is_exact_on_random_data(number: int, dimension: int, k: int, block: int) -> None:
+@pytest.mark.parametrize("many", [1, 1 << 20], ids=["matrices", "dots"])
+def test_a_scan_is_exact_on_random_data(number: int, dimension: int, k: int, block: int, many: int) -> None:
     vectors, queries = random_units(2, number, dimension), random_units(3, 40, dimension)
-    with patch.object(ranking, "SCAN_ROWS", block):
+    with patch.object(ranking, "SCAN_ROWS", block), patch.object(ranking, "MANY_ROWS", many):
         assert_exact(queries, range(number), vectors, k)
         assert_exact(queries, np.arange(0, number, 3), vectors, k)
 
@@ -52,3 +53,10 @@ def test_a_scan_is_exact_with_many_ties(seed: int, number: int, k: int, block: i
 def test_equal_scores_come_by_row_even_at_the_cut() -> None:
     [(scores, found)] = scan(unit(np.ones((1, 2), np.float32)), range(100), unit(np.ones((100, 2), np.float32)), 3)
     assert found.tolist() == [0, 1, 2] and scores.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("number, dimension", [(0, 4), (1, 384), (50, 384), (10, 20_000), (9001, 1)])
+def test_dots_are_the_products(number: int, dimension: int) -> None:
+    vectors = np.random.default_rng(1).standard_normal((number, dimension), np.float32)
+    query = np.ones(dimension, np.float32)
+    assert ranking.dots(vectors, query) == pytest.approx(vectors.astype(np.float64).sum(axis=1), abs=1e-2)
