@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flowserve.retrieval.exact import SCORE_DECIMALS, best
+from flowserve.retrieval.exact import MARGIN, SCORE_DECIMALS, best
 from flowserve.retrieval.protocols import Ids, Query, Ranking
 from flowserve.retrieval.ranking import NOTHING, blocks, merge
 from flowserve.retrieval.snapshot import Snapshot
@@ -21,6 +21,8 @@ from flowserve.retrieval.spec import IndexSpec
 from flowserve.retrieval.structure import Arrays
 
 WORD = re.compile(r"\w+")
+FLOAT32_SHARE = 1e-6
+"""More than a score loses by being told in float32, as a share of it."""
 
 
 def evolve(spec: IndexSpec, old: Snapshot, new: Snapshot, origins: Ids) -> Arrays:
@@ -83,6 +85,9 @@ class Bm25Index:
         hits = np.flatnonzero(scores > 0)
         if allowed is not None:
             hits = hits[np.isin(hits + start, allowed)]
+        if len(hits) > k:  # sorting all that share a common word would take longer than scoring them
+            floor = np.partition(scores[hits], len(hits) - k)[len(hits) - k]
+            hits = hits[scores[hits] >= floor * (1 - FLOAT32_SHARE) - MARGIN]
         rounded = np.round(scores[hits], SCORE_DECIMALS).astype(np.float32).astype(np.float64)
         top, rows = best(rounded[None], (hits + start)[None], k)
         return top[0], rows[0]
