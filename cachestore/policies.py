@@ -1,7 +1,7 @@
 """Which tokens of pasted chunks are recomputed: policies by name, with their parameters, and what static ones select.
 
-A static policy is known before the forward pass, so a scheduler can count its tokens; a dynamic one (hkvd, query_attn)
-chooses while layers are computed, and only `blend/` runs it. Everything that no chunk covers, and the last token of the prompt, is
+A static policy is known before the forward pass, so a scheduler can count its tokens; a dynamic one (hkvd, budgeted, query_attn)
+chooses while layers are computed: `flowserve/engines/blend/` in the `hf` engine, and hkvd in vLLM's connector. Everything that no chunk covers, and the last token of the prompt, is
 always computed, whatever the policy.
 """
 
@@ -14,7 +14,7 @@ from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
 
 NAMES: Final = ("none", "sink0", "first_k", "hkvd", "budgeted", "query_attn", "full")
-STATIC: Final = frozenset({"none", "sink0", "first_k", "budgeted", "full"})
+STATIC: Final = frozenset({"none", "sink0", "first_k", "full"})
 PASTES: Final = frozenset({"none", "sink0"})
 """Policies that recompute nothing of a chunk: only class `fast` allows them."""
 PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -42,6 +42,9 @@ from flowserve.engines.base import (
     Segment,
     Tokenizer,
 )
+from flowserve.engines.batch import SlotBatch
+from flowserve.engines.blend.blend import Blend
+from flowserve.engines.blend.decoder import Decoder
 from flowserve.engines.checks import check_call
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
@@ -539,7 +542,7 @@ class HFEngine(BaseEngine):
             self._say(loaded.remark)
         self._tokenizer, self._vocabulary = loaded.tokenizer, loaded.vocabulary
         self._grammars, self._no_grammars = loaded.grammars, loaded.no_grammars
-        rotary = None
+        rotary, decoder = None, None
         if self._reuse is not None:
             if not loaded.batch.shares_prefixes:
                 raise ConfigError(
@@ -547,7 +550,12 @@ class HFEngine(BaseEngine):
                 )
             rotary = Rotary(loaded.model)
             geometry = geometry_of(loaded.model)
-            self._finder = Finder(self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry), geometry)
+            reuse = self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry)
+            reuse.check(geometry.layers)
+            self._finder = Finder(reuse, geometry)
+            if any(Blend.chooses(policy) for policy in reuse.policies.values()):
+                assert isinstance(loaded.batch, SlotBatch), "it shares prefixes"
+                decoder = Decoder(loaded.model, loaded.batch)
         context = min(loaded.max_context, self._max_context or sys.maxsize)
         self._capabilities = Capabilities(
             models=(self._name,),
@@ -573,6 +581,7 @@ class HFEngine(BaseEngine):
             max_context=context,
             prefill_chunk=self._prefill_chunk or (256 if loaded.device == "cpu" else 2048),
             rotary=rotary,
+            decoder=decoder,
         )
 
     def _say(self, text: str) -> None:

@@ -5,12 +5,13 @@ call alone and no lease outlives that thread. The loop then puts them into a slo
 every other token there by the model's own forward, each at its position, in ascending order and under a mask of `place <=
 position`. So what is recomputed sees nothing that stands after it, and a long blend is cut between steps as any prompt is.
 
-Policies are the static ones, whose tokens are known before the forward. Read next: stepper.py, `_prefill_some`.
+What a static policy recomputes is known before; dynamic ones choose while layers are computed (blend/). Read next: stepper.py,
+`_prefill_some`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,12 +21,10 @@ from flowserve.cachestore.lookup import Lease
 from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.engines.base import Call, Origin, Segment
+from flowserve.engines.blend.decoder import MODELS
 from flowserve.engines.slots import Kv
 from flowserve.errors import ConfigError, StoreError
 from flowserve.ids import Tokens
-
-RUNS: Final = frozenset({"none", "sink0", "first_k", "full"})
-"""Policies that run here."""
 
 
 class Chunks(Protocol):
@@ -51,10 +50,14 @@ class ChunkReuse:
     def __post_init__(self) -> None:
         if Quality.EXACT in self.policies:
             raise ConfigError(f"reuse policies: expected none of class '{Quality.EXACT}', which never pastes")
+
+    def check(self, layers: int) -> None:
+        """Raises ConfigError for policies that a model of so many layers cannot run."""
         for quality, policy in self.policies.items():
-            if policy.name not in RUNS:
+            if policy.name == "hkvd" and policy.check_layer >= layers:
                 raise ConfigError(
-                    f"reuse policy of class '{quality}': the engine 'hf' runs {', '.join(sorted(RUNS))}; got '{policy.name}'"
+                    f"reuse policy of class '{quality}': check_layer: expected less than the model's {layers} layers, "
+                    f"numbered from 0; got {policy.check_layer}"
                 )
 
 
@@ -78,9 +81,11 @@ class Patch:
     policy: Policy
     pasted: tuple[Pasted, ...]
     """Ascending, disjoint."""
+    question: Tokens
+    """Where what stands behind all passages begins, those without a record as well."""
 
     def computed(self, start: Tokens, length: Tokens) -> list[Tokens]:
-        """Positions from `start` on that are computed; the last of the prompt always is."""
+        """Positions from `start` on that are computed whatever else the policy chooses; the last of the prompt always is."""
         kept = {i for chunk in self.pasted for i in range(chunk.start + self._head(chunk), chunk.end)}
         return [i for i in range(start, length) if i not in kept or i == length - 1]
 
@@ -131,14 +136,15 @@ class Finder:
         if policy is None:
             return None
         found: list[Pasted] = []
-        at = 0
+        at = question = 0
         for segment in call.segments:
             if segment.origin is Origin.CHUNK and len(segment.ids) >= self.reuse.least_chunk_tokens:
                 kv = self._read(call.tenant, segment)
                 if kv is not None:
                     found.append(Pasted(at, kv))
             at += len(segment.ids)
-        return Patch(policy, tuple(found)) if found else None
+            question = at if segment.origin is Origin.CHUNK else question
+        return Patch(policy, tuple(found), question) if found else None
 
     def _read(self, tenant: str, segment: Segment) -> torch.Tensor | None:
         try:
@@ -183,9 +189,9 @@ class Rotary:
         """Raises ConfigError for models without one rotary table of fixed frequencies."""
         own: Any = getattr(model.base_model, "rotary_emb", None)
         kind = getattr(own, "rope_type", None)
-        if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in _MODELS:
+        if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in MODELS:
             raise ConfigError(
-                f"reuse of chunks: expected a model of {', '.join(_MODELS)} whose rotary frequencies are fixed; "
+                f"reuse of chunks: expected a model of {', '.join(MODELS)} whose rotary frequencies are fixed; "
                 f"got '{model.config.model_type}' with rope_type '{kind}'. Turn reuse off for it."
             )
         self._frequencies = own.inv_freq.float()
@@ -206,10 +212,6 @@ class Rotary:
         first, second = keys.float().chunk(2, dim=-1)
         turned = keys.float() * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin() * sign
         return (turned * scaling).to(keys.dtype)
-
-
-_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
-"""Families whose keys are rotated whole, halves of a head against each other."""
 
 
 def geometry_of(model: Any) -> Geometry:

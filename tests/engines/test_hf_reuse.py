@@ -248,8 +248,8 @@ async def test_a_record_is_the_same_wherever_its_sink_stood(start: Callable[...,
 
 
 async def test_reuse_that_cannot_be_is_refused(start: Callable[..., Any], tiny_folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigError, match="runs first_k, full, none, sink0; got 'hkvd'"):
-        ChunkReuse(Memory(), {Quality.BALANCED: Policy("hkvd")})
+    with pytest.raises(ConfigError, match="check_layer: expected less than the model's 3 layers.*got 3"):
+        await start(Policy("hkvd", check_layer=3))
     with pytest.raises(ConfigError, match="which never pastes"):
         ChunkReuse(Memory(), {Quality.EXACT: Policy("full")})
     for family in ("gpt2", "gemma2", "mamba"):
