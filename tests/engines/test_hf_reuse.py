@@ -180,6 +180,79 @@ async def test_blends_in_one_batch_give_what_they_give_alone(start: Callable[...
     assert [tokens(choices, index) for index in range(3)] == [alone[0]] * 3
 
 
+DYNAMIC = [
+    Policy("hkvd", ratio=0.25), Policy("hkvd", ratio=0.5, gradual=(0.25,)), Policy("budgeted", ratio=0.25),
+    Policy("query_attn", ratio=0.25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", DYNAMIC, ids=str)
+async def test_a_dynamic_policy_recomputes_its_share_and_remembers_only_what_is_exact(
+    start: Callable[..., Any], policy: Policy
+) -> None:
+    plain, _ = await start(None)
+    blending, _ = await start(policy)
+    wanted = await run(plain, ask("x"))
+    blended = await run(blending, ask("blended"))
+    assert blended[0].provenance == Provenance(pasted=48, recomputed=24, policy=policy.name)
+    assert logprobs(blended) != pytest.approx(logprobs(wanted), abs=1e-2), "else this shows nothing"
+    exact = await run(blending, ask("exact", Quality.EXACT))
+    assert exact[0].provenance.pasted == 0 and exact[0].provenance.exact < 3 + 31
+    assert tokens(exact) == tokens(wanted)
+    assert logprobs(exact) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["hkvd", "budgeted", "query_attn"])
+async def test_a_dynamic_policy_that_recomputes_all_equals_a_full_prefill(
+    start: Callable[..., Any], family: str, name: str
+) -> None:
+    plain, _ = await start(None, family)
+    blending, _ = await start(Policy(name, ratio=1.0), family)
+    wanted, found = [await run(engine, ask("x")) for engine in (plain, blending)]
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+    assert found[0].provenance == Provenance(recomputed=72)
+
+
+@pytest.mark.parametrize("name", ["hkvd", "budgeted", "query_attn"])
+async def test_a_dynamic_policy_that_recomputes_nothing_pastes_all(start: Callable[..., Any], name: str) -> None:
+    """T4, with `none`, which is held against its own oracle elsewhere."""
+    pasting, _ = await start(Policy("none"))
+    blending, _ = await start(Policy(name, ratio=0.0))
+    wanted, found = [await run(engine, ask("x")) for engine in (pasting, blending)]
+    assert (tokens(found), logprobs(found)) == (tokens(wanted), logprobs(wanted))
+    assert found[0].provenance == Provenance(pasted=64, recomputed=8, policy=name)
+
+
+@pytest.mark.parametrize("policy", DYNAMIC, ids=str)
+async def test_others_may_come_and_go_while_a_dynamic_policy_chooses(start: Callable[..., Any], policy: Policy) -> None:
+    """Calls that end meanwhile move its slot; a step takes three tokens' worth of it."""
+    whole, _ = await start(policy, prefill_chunk=256, prefix_bytes=0)
+    cut, memory = await start(policy, prefill_chunk=3, prefix_bytes=0)
+    orders = [(2, 0, 1), (1, 0), (2, 3, 1)]
+    alone = [await run(whole, ask(f"a{i}", order=order)) for i, order in enumerate(orders)]
+    others = [ask(f"o{i}", Quality.EXACT, order=(3,), sampling={"max_tokens": 2 + 3 * i}) for i in range(4)]
+    calls = [ask(f"t{i}", order=order) for i, order in enumerate(orders)]
+    together = await asyncio.gather(*(run(cut, call) for call in (*others, *calls)))
+    for wanted, found in zip(alone, together[len(others) :], strict=True):
+        assert tokens(found) == tokens(wanted)
+        assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+        assert found[0].provenance == wanted[0].provenance
+    assert memory.leased == 0
+
+
+async def test_a_call_that_is_aborted_while_a_policy_chooses_tells_no_origin(start: Callable[..., Any]) -> None:
+    blending, _ = await start(Policy("hkvd"), prefill_chunk=1)
+    task = asyncio.create_task(run(blending, ask("x")))
+    while not blending.status().running:
+        await asyncio.sleep(0)
+    await blending.abort("x")
+    outputs = await task
+    assert outputs[-1].finish is Finish.ABORT
+    assert (await run(blending, ask("y")))[0].provenance.policy == "hkvd"
+
+
 async def test_an_exact_call_pastes_nothing_and_asks_for_nothing(start: Callable[..., Any]) -> None:
     blending, memory = await start(Policy("none"))
     outputs = await run(blending, ask("x", Quality.EXACT))

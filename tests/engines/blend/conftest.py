@@ -176,6 +176,7 @@ class Lab:
 
 @pytest.fixture(autouse=True)
 def _inference() -> Iterator[None]:
+    torch.set_num_threads(1)  # what is computed here is too little for two
     with torch.inference_mode():
         yield
 
