@@ -86,18 +86,9 @@ class Patch:
 
     def computed(self, start: Tokens, length: Tokens) -> list[Tokens]:
         """Positions from `start` on that are computed whatever else the policy chooses; the last of the prompt always is."""
-        kept = {i for chunk in self.pasted for i in range(chunk.start + self._head(chunk), chunk.end)}
+        heads = [(chunk, self.policy.head(chunk.end - chunk.start)) for chunk in self.pasted]
+        kept = {i for chunk, head in heads for i in range(chunk.start + head, chunk.end)}
         return [i for i in range(start, length) if i not in kept or i == length - 1]
-
-    def _head(self, chunk: Pasted) -> Tokens:
-        """Tokens at the start of a chunk that are recomputed."""
-        match self.policy.name:
-            case "first_k":
-                return self.policy.k
-            case "full":
-                return chunk.end - chunk.start
-            case _:
-                return 0
 
 
 @dataclass(slots=True)
@@ -186,13 +177,15 @@ class Rotary:
     """A model's own rotation of keys. Arithmetic in float32; its scaling of cosines (YaRN) is applied and undone."""
 
     def __init__(self, model: Any) -> None:
-        """Raises ConfigError for models without one rotary table of fixed frequencies."""
+        """Raises ConfigError for models without one rotary table of fixed frequencies: dynamic NTK's and longrope's change with the
+        length of the prompt, so a key that was rotated in a short one cannot be moved into a long one."""
         own: Any = getattr(model.base_model, "rotary_emb", None)
         kind = getattr(own, "rope_type", None)
         if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in MODELS:
+            why = ", whose frequencies change with the length of the prompt" if kind in ("dynamic", "longrope") else ""
             raise ConfigError(
                 f"reuse of chunks: expected a model of {', '.join(MODELS)} whose rotary frequencies are fixed; "
-                f"got '{model.config.model_type}' with rope_type '{kind}'. Turn reuse off for it."
+                f"got '{model.config.model_type}' with rope_type '{kind}'{why}. Turn reuse off for it."
             )
         self._frequencies = own.inv_freq.float()
         self.device: torch.device = self._frequencies.device
