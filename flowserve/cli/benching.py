@@ -56,6 +56,36 @@ def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, 
     report.write("flowserve bench pool", results, bench.SEED, out)
 
 
+def reuse(
+    out: Path | None,
+    svg: Path | None,
+    engine: str,
+    model: str,
+    policies: Sequence[str],
+    tiers: Sequence[str],
+    chunks: int,
+    sizes: Sequence[int],
+    rounds: int,
+    data: Path | None,
+) -> None:
+    if engine != "hf":
+        raise ConfigError(f"bench reuse --engine: expected hf, the only one that is measured so far; got '{engine}'")
+    from flowserve.bench.reuse import timing as bench
+    from flowserve.bench.reuse.picture import picture
+
+    shapes = [bench.Shape(chunks, tokens) for tokens in sizes]
+    results = bench.run(model, policies or bench.POLICIES, tiers or bench.TIERS, shapes, rounds, data, say)
+    for case in results["cases"]:
+        lost = "" if case["kl_mean"] is None else f", KL {case['kl_mean']:.4f}, agrees {case['agreement']:.0%}"
+        say(
+            f"{case['chunks']}x{case['chunk_tokens']} {case['tier'] or ''} {case['policy']}: {case['ttft_ms_p50']:,.0f} ms, "
+            f"x{case['speedup_vs_full']:.2f} of full prefill, x{case['speedup_vs_prefix']:.2f} of prefix caching{lost}"
+        )
+    if svg is not None:
+        svg.write_text(picture(f"Passages reused: {model}, {engine}", results["cases"]), encoding="utf-8")
+    report.write("flowserve bench reuse", results, bench.SEED, out)
+
+
 def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float, size: str, log: Path | None) -> None:
     from flowserve.bench import fidelity as bench
     from flowserve.sim import fidelity as simulated

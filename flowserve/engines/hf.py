@@ -29,6 +29,7 @@ from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.geometry import Geometry
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.policies import Policy
+from flowserve.cachestore.segments import Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.cachestore.store import Store, told
 from flowserve.engines.base import (
@@ -246,6 +247,21 @@ class HFEngine(BaseEngine):
         if not found:
             raise EngineError(f"call '{call.id}': aborted")
         return found[0]
+
+    def paste_by(self, policy: Policy) -> None:
+        """From the next call on, those of class `fast` are blended by `policy`, without a gate: for measurements. Raises ConfigError
+        where the engine was not started for one, or cannot run the policy."""
+        if self._finder is None or not self._is_measuring:
+            raise ConfigError(
+                f"engine '{self._id}': expected ReuseSettings with measuring=True, to paste without a gate"
+            )
+        reuse = replace(self._finder.reuse, policies={Quality.FAST: policy})
+        reuse.check(self._finder.geometry.layers)
+        self._finder.reuse = reuse
+
+    @property
+    def _is_measuring(self) -> bool:
+        return isinstance(self._reuse, ReuseSettings) and self._reuse.measuring
 
     async def settled(self) -> None:
         """Until what was missed so far is in the store, or was refused by it, and no shadow is at work."""
@@ -553,7 +569,7 @@ class HFEngine(BaseEngine):
             reuse = self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry)
             reuse.check(geometry.layers)
             self._finder = Finder(reuse, geometry)
-            if any(Blend.chooses(policy) for policy in reuse.policies.values()):
+            if self._is_measuring or any(Blend.chooses(policy) for policy in reuse.policies.values()):
                 assert isinstance(loaded.batch, SlotBatch), "it shares prefixes"
                 decoder = Decoder(loaded.model, loaded.batch)
         context = min(loaded.max_context, self._max_context or sys.maxsize)
