@@ -122,6 +122,41 @@ async def test_all_recomputed_equals_a_full_prefill(start: Callable[..., Any], f
     assert found[0].provenance == Provenance(recomputed=72)
 
 
+async def test_first_k_of_whole_chunks_equals_a_full_prefill(start: Callable[..., Any]) -> None:
+    """T9."""
+    plain, _ = await start(None)
+    blending, _ = await start(Policy("first_k", k=31))
+    wanted, found = [await run(engine, ask("x")) for engine in (plain, blending)]
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_chunk_that_begins_the_prompt_as_it_was_read_is_as_good_as_cached(
+    start: Callable[..., Any], family: str
+) -> None:
+    """T2, to rounding: its keys were taken to no position and back."""
+    plain, _ = await start(None, family)
+    blending, memory = await start(Policy("none"), family)
+    memory.kv["a", CHUNKS[2]] = await blending.encode(CHUNKS[2], sink=(), tenant="a")
+    segments = (Segment(CHUNKS[2], Origin.CHUNK), Segment(QUESTION, Origin.VALUE))
+    call = Call("x", segments, Sampling(16, ignore_eos=True, logprobs=0), tenant="a", reuse=Quality.BALANCED)
+    wanted, found = await run(plain, call), await run(blending, call)
+    assert found[0].provenance == Provenance(pasted=31, recomputed=5, policy="none")
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+async def test_a_record_does_not_depend_on_what_is_computed_beside_it(start: Callable[..., Any]) -> None:
+    """T17, to rounding: where its prompt is cut between steps depends on the others."""
+    engine, _ = await start(Policy("none"), prefill_chunk=16)
+    alone = await engine.encode(CHUNKS[2], sink=(1, 8), tenant="b")
+    others = [asyncio.create_task(run(engine, ask(f"o{i}", Quality.EXACT, order=(i,)))) for i in range(3)]
+    among = await engine.encode(CHUNKS[2], sink=(1, 8), tenant="c")
+    await asyncio.gather(*others)
+    assert torch.allclose(alone, among, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_chunk_behind_what_it_was_encoded_behind_is_as_good_as_computed(
     start: Callable[..., Any], family: str
@@ -217,7 +252,7 @@ async def test_a_dynamic_policy_that_recomputes_all_equals_a_full_prefill(
 
 @pytest.mark.parametrize("name", ["hkvd", "budgeted", "query_attn"])
 async def test_a_dynamic_policy_that_recomputes_nothing_pastes_all(start: Callable[..., Any], name: str) -> None:
-    """T4, with `none`, which is held against its own oracle elsewhere."""
+    """T4, with `none`, which is held against an oracle in blend/test_static.py."""
     pasting, _ = await start(Policy("none"))
     blending, _ = await start(Policy(name, ratio=0.0))
     wanted, found = [await run(engine, ask("x")) for engine in (pasting, blending)]
