@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flowserve.cachestore.policies import Policy
 from flowserve.engines.blend import blend as blending
 from flowserve.engines.blend.scores import deviation
+from flowserve.errors import ConfigError
 
 pytestmark = pytest.mark.torch
 
@@ -58,6 +59,43 @@ def test_some_recomputed_equals_the_oracle_for_the_same_set(
     torch.testing.assert_close(kv, wanted_kv, **NEAR)
     full, _ = lab(family).full(prompt.ids)
     assert not torch.allclose(logits, full, atol=1e-2), "else this shows nothing"
+
+
+SCALED = {
+    "llama3": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64},
+    "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_scaled_frequencies_are_the_models_own(lab: Callable[..., Any], prompts: Any, scaling: str, name: str) -> None:
+    here, prompt = lab("qwen3", rope_parameters=SCALED[scaling]), prompts[0](*LENGTHS)
+    wanted, _ = here.full(prompt.ids)
+    _, logits, _ = here.blend(Policy(name, ratio=1.0), prompt)
+    torch.testing.assert_close(logits, wanted, **NEAR)
+    policy = Policy(name, ratio=0.3)
+    done, logits, _ = here.blend(policy, prompt)
+    wanted, _ = here.oracle(prompt, kept_of(policy, 40, 4, done.chosen))
+    torch.testing.assert_close(logits, wanted, **NEAR)
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_in_bfloat16_it_is_as_near_as_that_is(lab: Callable[..., Any], prompts: Any, name: str) -> None:
+    here, prompt = lab("llama", dtype=torch.bfloat16), prompts[0](*LENGTHS)
+    wanted, _ = here.full(prompt.ids)
+    _, logits, _ = here.blend(Policy(name, ratio=1.0), prompt)
+    assert float((logits - wanted).norm() / wanted.norm()) < 0.03
+    _, logits, _ = here.blend(Policy(name, ratio=0.1), prompt)
+    assert float((logits - wanted).norm() / wanted.norm()) > 0.1, "else this shows nothing"
+
+
+def test_a_decoder_that_computes_something_else_is_refused(lab: Callable[..., Any], monkeypatch: Any) -> None:
+    here = lab("llama")
+    monkeypatch.setattr(blending.Decoder, "_rotated", staticmethod(lambda states, block: states))
+    with pytest.raises(ConfigError, match="what the model does; keys and values of layer 0 differ"):
+        blending.Decoder(here.model, here.batch)
 
 
 @pytest.mark.parametrize("check_layer", [1, 2, 3])
