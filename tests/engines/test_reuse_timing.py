@@ -26,7 +26,7 @@ def test_each_way_is_asked_in_each_round_and_tells_its_origins(folder: str) -> N
     said: list[str] = []
     policies = ["none", "hkvd:0.5", "hkvd:1"]
     results = run(folder, policies, ["host", "disk"], [Shape(3, 24)], rounds=2, say=said.append)
-    assert len(said) == 2
+    assert [text.split()[0] for text in said] == ["3", "round", "round"] * 2
     assert [case["policy"] for case in results["cases"][:5]] == [FULL, PREFIX, *(str(Policy("none")),), *(str(Policy("hkvd", ratio=ratio)) for ratio in (0.5, 1.0))]  # fmt: skip
     for tier in ("host", "disk"):
         full, prefix, none, half, whole = results["cases"][:5] if tier == "host" else results["cases"][5:]

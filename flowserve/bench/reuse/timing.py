@@ -106,7 +106,7 @@ async def _measured(
     model: str, policies: Sequence[Policy], tier: str, shape: Shape, rounds: int, folder: Path, say: Say
 ) -> list[dict[str, Any]]:
     say(
-        f"{shape.chunks} passages of {shape.tokens} tokens, records on {tier}: {rounds} rounds of {len(policies) + 2} ways"
+        f"{shape.chunks} passages of {shape.tokens} tokens, records on {tier}: {len(policies) + 2} ways, {rounds} rounds"
     )
     records = folder / f"records-{tier}-{shape.chunks}x{shape.tokens}"
     settings = ReuseSettings(
@@ -128,6 +128,7 @@ async def _measured(
             for arm in (*arms[turn:], *arms[:turn]):
                 await bench.ask(arm, number)
             await bench.compare(arms, number)
+            say(f"round {number + 1} of {rounds}: " + ", ".join(f"{arm.name} {arm.seconds[-1]:.2f} s" for arm in arms))
         return [_case(arm, arms, tier, shape, bench.prompt_tokens) for arm in arms]
     finally:
         for engine in (plain, blending):
