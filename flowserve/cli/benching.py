@@ -70,11 +70,15 @@ def reuse(
 ) -> None:
     if engine != "hf":
         raise ConfigError(f"bench reuse --engine: expected hf, the only one that is measured so far; got '{engine}'")
+    from flowserve.assemble import model_folder
     from flowserve.bench.reuse import timing as bench
     from flowserve.bench.reuse.picture import picture
 
     shapes = [bench.Shape(chunks, tokens) for tokens in sizes]
-    results = bench.run(model, policies or bench.POLICIES, tiers or bench.TIERS, shapes, rounds, data, say)
+    path = model if model.partition(":")[0] == "random" else model_folder(model)
+    results = {"model": model} | bench.run(
+        path, policies or bench.POLICIES, tiers or bench.TIERS, shapes, rounds, data, say
+    )
     for case in results["cases"]:
         lost = "" if case["kl_mean"] is None else f", KL {case['kl_mean']:.4f}, agrees {case['agreement']:.0%}"
         say(

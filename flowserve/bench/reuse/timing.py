@@ -90,7 +90,7 @@ def run(
         ]
         if data is not None:
             _score(cases, path, data, policies)
-    return {"model": model, "rounds": rounds, "data": None if data is None else data.name, "cases": cases}
+    return {"rounds": rounds, "data": None if data is None else data.name, "cases": cases}
 
 
 def _model(model: str, folder: Path) -> str:
