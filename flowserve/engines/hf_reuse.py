@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from flowserve.cachestore.geometry import Geometry, KForm
-from flowserve.cachestore.lookup import Lease
+from flowserve.cachestore.lookup import Array, Lease
 from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.engines.base import Call, Origin, Segment
@@ -164,13 +164,14 @@ class Finder:
     def _layers(self, lease: Lease, tokens: Tokens) -> torch.Tensor | None:
         if (lease.geometry, lease.tokens, lease.k_form) != (self.geometry, tokens, KForm.UNROTATED):
             return None
-        rows: list[torch.Tensor] = []
+        rows: list[Array] = []
         for layer in range(self.geometry.layers):
             kv = lease.layer(layer)
             if kv is None:
                 return None
-            rows += [_tensor(array, self.geometry.dtype) for array in kv]
-        return torch.stack(rows).transpose(1, 2)
+            rows += kv
+        # (layers' keys and values, tokens, kv_heads, head_dim), copied once. Numpy lacks bfloat16: it comes as the uint16 of its bits.
+        return torch.from_numpy(np.stack(rows)).view(getattr(torch, self.geometry.dtype)).transpose(1, 2)
 
 
 class Rotary:
@@ -231,8 +232,3 @@ def provenance(patch: Patch | None, start: Tokens, length: Tokens, todo: Sequenc
     computed = sum(position < length for position in todo)
     pasted = length - start - computed
     return Provenance(start, pasted, computed, patch.policy.name if patch and pasted else "")
-
-
-def _tensor(array: np.ndarray[Any, Any], dtype: str) -> torch.Tensor:
-    """(tokens, kv_heads, head_dim). Numpy lacks bfloat16: it comes as the uint16 of its bits. Copied: what a tier hands out may be read-only."""
-    return torch.from_numpy(array.copy()).view(getattr(torch, dtype))
