@@ -51,6 +51,8 @@ class Arm:
     """None: nothing is pasted."""
     seconds: list[Seconds] = field(default_factory=list)
     """To the first token, by round."""
+    cpu: list[Seconds] = field(default_factory=list)
+    """Of this process, meanwhile: hardly disturbed by others on a busy machine, and blind to a GPU."""
     origins: Provenance = field(default_factory=Provenance)
     """Of the last prompt."""
     divergences: list[float] = field(default_factory=list)
@@ -161,11 +163,12 @@ class Bench:
     async def ask(self, arm: Arm, number: int) -> None:
         """Once, in the way of `arm`, with the order of passages of round `number`."""
         engine, call = await self._prepared(arm, number)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         async for output in engine.generate(call):
             if not output.token_ids:
                 continue
             arm.seconds.append(time.perf_counter() - began)
+            arm.cpu.append(time.process_time() - cpu)
             arm.origins = output.provenance or _exactly(output)
 
     async def compare(self, arms: Sequence[Arm], number: int) -> None:
@@ -228,8 +231,10 @@ def _case(arm: Arm, arms: Sequence[Arm], tier: str, shape: Shape, prompt_tokens:
         "prompt_tokens": prompt_tokens,
         "ttft_ms_p50": 1000 * median(arm.seconds),
         "ttft_ms_all": [1000 * seconds for seconds in arm.seconds],
+        "cpu_ms_p50": 1000 * median(arm.cpu),
         "speedup_vs_full": median(_ratios(full, arm.seconds)),
         "speedup_vs_prefix": median(_ratios(prefix, arm.seconds)),
+        "cpu_vs_full": median(_ratios(arms[0].cpu, arm.cpu)),
         "exact": origins.exact,
         "pasted": origins.pasted,
         "recomputed": origins.recomputed,
