@@ -9,6 +9,8 @@ from typing import Any, Literal
 from flowserve.errors import ConfigError
 from flowserve.ids import Bytes, Seconds
 
+RUNS = ("none", "sink0", "first_k", "hkvd", "full")
+"""Reuse policies that run in vLLM."""
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 

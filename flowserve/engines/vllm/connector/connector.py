@@ -9,12 +9,9 @@ from typing import Any
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from flowserve.engines.vllm.connector.metadata import Kept
+from flowserve.engines.vllm.connector.metadata import Failed, Told
 from flowserve.engines.vllm.connector.scheduling import Scheduling
 from flowserve.engines.vllm.connector.working import Working
-
-HOST_BYTES = 1 << 30
-"""For records, unless `kv_connector_extra_config` has `host_bytes`."""
 
 
 class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
@@ -24,16 +21,15 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         block_tokens = vllm_config.cache_config.block_size
         if role == KVConnectorRole.SCHEDULER:
-            self.scheduling = Scheduling(block_tokens)
+            self.scheduling = Scheduling(block_tokens, vllm_config.scheduler_config.max_num_batched_tokens)
         else:
-            self.working = Working(int(extra.get("host_bytes", HOST_BYTES)), block_tokens)
+            self.working = Working(block_tokens)
 
     @property
     def requires_kv_delivery(self) -> bool:
-        """Lost records are misses."""
+        """Records that are gone are misses."""
         return False
 
     # --- in the scheduler --------------------------------------------------------------------------------
@@ -41,7 +37,7 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def on_new_request(self, request: Any) -> None:
         self.scheduling.arrived(request)
 
-    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         return self.scheduling.matched(request, num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
@@ -51,9 +47,17 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return self.scheduling.step(scheduler_output.num_scheduled_tokens, self._blocks_of)
 
     def update_connector_output(self, connector_output: Any) -> None:
-        kept = connector_output.kv_connector_worker_meta
-        if isinstance(kept, Kept):
-            self.scheduling.heard(kept)
+        failed = connector_output.kv_connector_worker_meta
+        if isinstance(failed, Failed):
+            self.scheduling.failed(failed.requests)
+
+    def get_kv_connector_stats(self) -> Told | None:
+        """Of the scheduler's half: vLLM's only way to the front end before a request has ended."""
+        return self.scheduling.told() if hasattr(self, "scheduling") else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Told:
+        return Told(data or {})
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, None]:
         self.scheduling.gone(request.request_id)
@@ -82,5 +86,5 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self.working.bad_blocks()
 
-    def build_connector_worker_meta(self) -> Kept | None:
-        return self.working.kept()
+    def build_connector_worker_meta(self) -> Failed | None:
+        return self.working.failed()

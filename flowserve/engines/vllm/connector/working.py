@@ -5,23 +5,26 @@ from typing import Any
 import torch
 
 from flowserve.engines.vllm.connector.blend import Blend
-from flowserve.engines.vllm.connector.metadata import Kept, Load, Save, Step
-from flowserve.engines.vllm.connector.records import Records
-from flowserve.ids import Bytes
+from flowserve.engines.vllm.connector.metadata import Failed, Load, Save, Step
+from flowserve.engines.vllm.kv_memory import Opened, Place
+from flowserve.ids import Tokens
 
 
 class Working:
     """Does nothing until it is bound to a model runner, but fail loads, which vLLM then recomputes."""
 
-    def __init__(self, capacity: Bytes, block_tokens: int) -> None:
-        self._records = Records(capacity)
+    def __init__(self, block_tokens: Tokens) -> None:
         self._block_tokens = block_tokens
         self._blend: Blend | None = None
         self._failed: set[str] = set()
         self._bad_blocks: set[int] = set()
 
-    def bind(self, runner: Any) -> None:
-        self._blend = Blend(runner)
+    def bind(self, runner: Any) -> dict[str, Any]:
+        """The fields of a `Geometry`: what KV looks like in memory that is handed over. Raises ConfigError."""
+        blend = self._blend = Blend(runner)
+        page = blend.pages[0]
+        dtype = str(page.dtype).removeprefix("torch.")
+        return {"layers": len(blend.pages), "kv_heads": page.heads, "head_dim": page.dim, "dtype": dtype}
 
     def load(self, step: Step) -> None:
         for load in step.loads:
@@ -40,29 +43,35 @@ class Working:
         blocks, self._bad_blocks = self._bad_blocks, set()
         return blocks
 
-    def kept(self) -> Kept | None:
-        """Since the last time; None: nothing changed."""
-        records = self._records
-        if not (records.gained or records.lost or self._failed):
-            return None
-        kept = Kept(records.gained, records.lost, self._failed)
-        records.told()
-        self._failed = set()
-        return kept
+    def failed(self) -> Failed | None:
+        """Since the last time."""
+        failed, self._failed = self._failed, set()
+        return Failed(failed) if failed else None
 
     def _loaded(self, load: Load) -> bool:
-        found = [self._records.get(chunk.key, chunk.end - chunk.start) for chunk in load.paste.chunks]
-        records = [record for record in found if record is not None]
-        if self._blend is None or len(records) < len(found):
+        blend = self._blend
+        memory = None if blend is None else _opened(load.paste.place, blend, load.paste.tokens)
+        if blend is None or memory is None or not memory.whole:
             return False
-        self._blend.run(load, records)
+        blend.run(load, memory.kv)
         return True
 
     def _save(self, blend: Blend, save: Save) -> None:
-        span = save.span
-        layers = []
-        for page, rotation in zip(blend.pages, blend.rotations, strict=True):
-            keys, values = page.read(save.blocks, span.start, span.end)
-            positions = torch.arange(span.start, span.end, device=keys.device)
-            layers.append((rotation.undone(keys, positions).cpu(), values.cpu()))
-        self._records.put(span.key, layers)
+        wish = save.wish
+        memory = _opened(wish.place, blend, wish.end - wish.start)
+        if memory is None:
+            return  # nobody waits for it any more
+        for kv, page, rotation in zip(memory.kv, blend.pages, blend.rotations, strict=True):
+            keys, values = page.read(save.blocks, wish.start, wish.end)
+            positions = torch.arange(wish.start, wish.end, device=keys.device)
+            kv[0].copy_(rotation.undone(keys, positions))
+            kv[1].copy_(values)
+        memory.seal()
+
+
+def _opened(place: Place, blend: Blend, tokens: Tokens) -> Opened | None:
+    page = blend.pages[0]
+    try:
+        return Opened(place, (len(blend.pages), 2, tokens, page.heads, page.dim), page.dtype)
+    except OSError:
+        return None
