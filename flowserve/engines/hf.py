@@ -47,13 +47,14 @@ from flowserve.engines.batch import SlotBatch
 from flowserve.engines.blend.blend import Blend
 from flowserve.engines.blend.decoder import Decoder
 from flowserve.engines.checks import check_call
+from flowserve.engines.chunk_store import CODEC, StoredChunks, open_chunks
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
-from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of
+from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of, layers_of
 from flowserve.engines.hf_shadows import ReuseShadows
-from flowserve.engines.hf_store import CODEC, StoredChunks, open_chunks
 from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
+from flowserve.engines.model_identity import identity_of
 from flowserve.engines.prefix import PrefixCache
 from flowserve.engines.stepper import Stepper
 from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, StoreError, Unsupported
@@ -418,7 +419,8 @@ class HFEngine(BaseEngine):
         except EngineError as error:
             log.warning("engine '%s': a chunk of %d tokens was not encoded: %s", self._id, len(segment.ids), error)
             return
-        await asyncio.to_thread(chunks.keep, tenant, segment, kv, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        await asyncio.to_thread(lambda: chunks.keep(tenant, segment, layers_of(kv), seconds))
 
     def _begin(self, job: Job) -> None:
         if job.call.id in self._jobs:
@@ -534,7 +536,7 @@ class HFEngine(BaseEngine):
         if isinstance(reuse, ChunkReuse):
             return reuse
         try:
-            chunks, policies = open_chunks(reuse, model, tokenizer, geometry)
+            chunks, policies = open_chunks(reuse, identity_of(model, tokenizer), tokenizer, geometry)
         except StoreError as error:
             raise ConfigError(f"engine '{self._id}': reuse: {error}") from error
         self._chunks = chunks

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from flowserve.cachestore.floats import STORED
 from flowserve.cachestore.geometry import Geometry, KForm
 from flowserve.cachestore.lookup import Array, Lease
 from flowserve.cachestore.policies import Policy
@@ -232,3 +233,17 @@ def provenance(patch: Patch | None, start: Tokens, length: Tokens, todo: Sequenc
     computed = sum(position < length for position in todo)
     pasted = length - start - computed
     return Provenance(start, pasted, computed, patch.policy.name if patch and pasted else "")
+
+
+def layers_of(kv: torch.Tensor) -> list[tuple[Array, Array]]:
+    """Of (layers' keys and values, kv_heads, tokens, head_dim), as stores take them: (tokens, kv_heads, head_dim) each."""
+    rows = [_array(row) for row in kv.transpose(1, 2)]
+    return list(zip(rows[0::2], rows[1::2], strict=True))
+
+
+def _array(row: torch.Tensor) -> Array:
+    """Numpy lacks bfloat16: the uint16 of its bits."""
+    dtype = str(row.dtype).removeprefix("torch.")
+    row = row.contiguous().cpu()
+    array: Array = (row.view(torch.int16) if dtype == "bfloat16" else row).numpy()
+    return array.view(STORED[dtype])
