@@ -4,7 +4,7 @@ What blocks is called in threads, so that a slow tier delays its own call alone,
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,22 +82,14 @@ class Passages:
 
         Raises StoreError when there is no memory for it.
         """
-        found: dict[Span, Lease] = {}
-        missing: list[Missing] = []
+        wanted = {self._span(ask.tenant, segment, start): segment for start, segment in self._long(ask)}
+        found = {span: lease for span, segment in wanted.items() if (lease := self._lease(ask.tenant, segment))}
         try:
-            for start, end, document, version in ask.chunks:
-                if end - start < self._least_tokens:
-                    continue
-                segment = Segment(tuple(ask.prompt[start:end]), Origin.CHUNK, document=document, version=version)
-                lease = self._lease(ask.tenant, segment)
-                if lease is None:
-                    missing.append(Missing(ask.tenant, segment))
-                else:
-                    found[Span(lease.key.hex(), start, end)] = lease
             memory = self._filled(found)
         finally:
             for lease in found.values():
                 lease.release()
+        missing = [Missing(ask.tenant, segment) for span, segment in wanted.items() if span not in found]
         if memory is None:
             return None, missing
         return Staged(tuple(found), self._policies[Quality(ask.reuse)], memory), missing
@@ -126,6 +118,15 @@ class Passages:
     def close(self) -> None:
         """In a thread."""
         self._chunks.store.close()
+
+    def _long(self, ask: Ask) -> Iterator[tuple[Tokens, Segment]]:
+        """Passages that are worth looking for, and where they begin."""
+        for start, end, document, version in ask.chunks:
+            if end - start >= self._least_tokens:
+                yield start, Segment(tuple(ask.prompt[start:end]), Origin.CHUNK, document=document, version=version)
+
+    def _span(self, tenant: str, segment: Segment, start: Tokens) -> Span:
+        return Span(self._chunks.key(tenant, segment.ids).hex(), start, start + len(segment.ids))
 
     def _lease(self, tenant: str, segment: Segment) -> Lease | None:
         """Of a record that fits and is whole."""
