@@ -16,6 +16,7 @@ from flowserve.engines.vllm.connector.metadata import (
     Load,
     Paste,
     Span,
+    Step,
     Wish,
     paste_of,
     paste_params,
@@ -24,6 +25,7 @@ from flowserve.engines.vllm.connector.metadata import (
 )
 from flowserve.engines.vllm.connector.scheduling import Scheduling
 from flowserve.engines.vllm.connector.selection import count_pasted, count_rows, deviating, fixed, runs
+from flowserve.engines.vllm.connector.working import Working
 from flowserve.engines.vllm.kv_memory import KVMemory, Opened, Place
 from flowserve.errors import ConfigError, FlowServeError
 
@@ -180,6 +182,86 @@ def test_blends_that_would_compute_too_much_in_one_step_wait_for_the_next() -> N
     assert [(load.request, load.start, load.end) for load in step.loads] == [("a", 0, 8)]
     assert begun(scheduling, asked[1], local=4) == 4 and begun(scheduling, asked[2], local=4) == 4
     assert [load.request for load in scheduling.step({}, None).loads] == ["b", "c"]
+
+
+def test_while_others_are_computed_blends_go_on_in_the_background_and_still_count() -> None:
+    scheduling = Scheduling(BLOCK, step_rows=5)
+    asked = [request("a"), request("b")]
+    for one in asked:
+        scheduling.arrived(one)
+    assert scheduling.step({"decoding": 1}, None).idle is False and scheduling.busy
+    assert begun(scheduling, asked[0]) == 8
+    [load] = scheduling.step({"decoding": 1}, None).loads
+    assert load.background
+    told = scheduling.told()
+    assert told is not None and told.data == {PARAMS: {"tag a": (0, 4)}}
+    assert begun(scheduling, asked[1]) is None, "the first one has not ended"
+    scheduling.finished({"a"})
+    scheduling.allocated(asked[0], [1, 2, 3], 0)
+    assert scheduling.told() is None, "what was told when it was loaded holds"
+    assert begun(scheduling, asked[1]) == 8
+    assert scheduling.step({}, None).idle and not scheduling.busy
+
+
+class Layers:
+    """In place of a blend of three layers: notes what is computed."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        page = SimpleNamespace(heads=HEADS, dim=DIM, dtype=torch.float32)
+        self.pages = [page, page, page]
+
+    def layers(self, load: Load, recorded: Any) -> Any:
+        for index in range(3):
+            self.done.append(f"{load.request}{index}")
+            if index < 2:
+                yield
+
+
+def worker() -> tuple[Working, Layers]:
+    working, layers = Working(BLOCK), Layers()
+    working._blend = layers  # type: ignore[assignment]
+    return working, layers
+
+
+def given(name: str, background: bool, seal: bool = True) -> tuple[Load, KVMemory]:
+    memory = KVMemory(Geometry(3, HEADS, DIM, "float32"), 4)
+    if seal:
+        memory.seal()
+    paste = Paste((Span("a", 4, 8),), Policy("none"), memory.place)
+    return Load(name, (7, 8, 9), 4, 8, (1, 2, 3, 4), paste, background), memory
+
+
+def test_a_load_in_the_background_computes_a_layer_per_step_and_then_ends() -> None:
+    working, layers = worker()
+    (late, kept), (now, also) = given("b", True), given("n", False)
+    working.load(Step([late]))
+    working.load(Step([now]))
+    assert layers.done == ["b0", "n0", "n1", "n2", "b1"] and not working.finished()
+    working.load(Step())
+    assert layers.done[-1] == "b2" and working.finished() == {"b"} and not working.finished()
+    assert working.failed() is None and not working.bad_blocks()
+    kept.close()
+    also.close()
+
+
+def test_when_nothing_else_is_computed_the_background_comes_to_its_end() -> None:
+    working, layers = worker()
+    late, memory = given("b", True)
+    working.load(Step([late], idle=True))
+    assert layers.done == ["b0", "b1", "b2"] and working.finished() == {"b"}
+    memory.close()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_load_that_cannot_be_done_names_its_blocks_and_ends(background: bool) -> None:
+    working, layers = worker()
+    load, memory = given("b", background, seal=False)
+    working.load(Step([load]))
+    failed = working.failed()
+    assert failed is not None and failed.requests == {"b"} and working.bad_blocks() == {8}
+    assert working.finished() == ({"b"} if background else set()) and not layers.done
+    memory.close()
 
 
 def test_a_blend_that_is_larger_than_a_step_goes_alone() -> None:

@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.asyncio(loop_scope
 
 Start = Callable[..., Awaitable["VLLMEngine"]]
 CHUNKS = [tuple(7 + (31 * i + 17 * j) % 280 for j in range(40)) for i in range(12)]
+LAYERS = 3
+"""Of the model."""
 HEAD = tuple(range(50, 92))
 """Longer than a block of 32 tokens."""
 PROMPT = len(HEAD) + 3 * 40 + 2
@@ -184,6 +186,43 @@ async def test_choices_and_concurrent_calls_each_get_their_own(start: Start, reu
     assert all(provenance.pasted >= 3 * 36 for _, provenance in together), "a restarted engine finds its records"
     sampled = ask("sampled", (3, 1, 2), {"n": 3, "temperature": 1.0, "seed": 3}, tenant="many")
     assert (await run(engine, sampled))[1].pasted >= 3 * 36
+
+
+@pytest.mark.parametrize(("quality", "pasted"), [(Quality.FAST, 0), (Quality.BALANCED, 3 * 36)])
+async def test_others_go_on_while_a_prompt_is_blended_and_it_makes_no_difference(
+    start: Start, reuse: ReuseSettings, model: str, quality: Quality, pasted: int
+) -> None:
+    engine = await engine_of(start, reuse, model)
+    await learnt(engine, (6, 7, 8), quality)
+    alone, _ = await run(engine, ask("alone", (8, 7, 6), tenant=quality, reuse=quality))
+    wanted = await run(engine, ask("long", (3, 9), {"max_tokens": 150}, reuse=Quality.EXACT))
+    await engine.close()  # forgets prefixes
+    await engine.start()
+    written: list[int] = []
+    at: list[int] = []
+
+    async def long() -> None:
+        async for output in engine.generate(ask("long", (3, 9), {"max_tokens": 150}, reuse=Quality.EXACT)):
+            written.extend(output.token_ids)
+            reading.set()
+
+    async def blended() -> tuple[list[int], Provenance]:
+        at.append(len(written))
+        outputs = []
+        async for output in engine.generate(ask("blended", (8, 7, 6), tenant=quality, reuse=quality)):
+            at.append(len(written))
+            outputs.append(output)
+        assert outputs[0].provenance is not None
+        return [i for output in outputs for i in output.token_ids], outputs[0].provenance
+
+    reading = asyncio.Event()
+    task = asyncio.ensure_future(long())
+    await reading.wait()
+    found, provenance = await blended()
+    await task
+    assert found == alone and written == wanted[0]
+    assert provenance.pasted == pasted
+    assert at[1] - at[0] >= LAYERS, "the other call has written a token for each layer of the blend"
 
 
 async def test_calls_of_sessions_and_aborted_ones_leave_no_memory_behind(

@@ -55,9 +55,9 @@ class Blend:
         )
 
     @torch.inference_mode()
-    def run(self, load: Load, recorded: Tensor) -> None:
-        """recorded: KV of the load's chunks, one behind the other: (layers, 2, tokens, kv_heads, head_dim), keys un-rotated.
-        Afterwards KV of [start, end) is in the cache, in every layer."""
+    def layers(self, load: Load, recorded: Tensor) -> Iterator[None]:
+        """A layer at a time. recorded: KV of the load's chunks, one behind the other: (layers, 2, tokens, kv_heads, head_dim), keys
+        un-rotated. At the end KV of [start, end) is in the cache, in every layer."""
         positions = torch.arange(load.start, load.end, device=self._device)
         source, target = (index.to(self._device) for index in _covered(load))
         selected = fixed(load).to(self._device)
@@ -78,6 +78,8 @@ class Blend:
                 page = self.pages[index]
                 page.write(keys, values, page.slots(load.blocks, load.start + target))
             hidden, residual = self._layer(load, index, positions[chosen], hidden, residual)
+            if index + 1 < len(self._layers):
+                yield
 
     def _layer(
         self, load: Load, index: int, positions: Tensor, hidden: Tensor, residual: Tensor | None

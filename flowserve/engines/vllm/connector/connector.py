@@ -1,7 +1,8 @@
 """vLLM's connector interface over our two halves: scheduling.py in the scheduler, working.py in the worker.
 
 Named to vLLM by `kv_connector_module_path`; the model is handed over by binding.py. Requests say what they want in
-`kv_transfer_params` (metadata.py). Loads are synchronous: a step begins with them.
+`kv_transfer_params` (metadata.py). A load comes before a step's forward pass while nothing else runs; else it is spread over
+steps, a layer in each, and its request waits for it.
 """
 
 from typing import Any
@@ -38,7 +39,8 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self.scheduling.arrived(request)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
-        return self.scheduling.matched(request, num_computed_tokens), False
+        tokens = self.scheduling.matched(request, num_computed_tokens)
+        return tokens, bool(tokens) and self.scheduling.busy
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self.scheduling.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
@@ -47,6 +49,7 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return self.scheduling.step(scheduler_output.num_scheduled_tokens, self._blocks_of)
 
     def update_connector_output(self, connector_output: Any) -> None:
+        self.scheduling.finished(connector_output.finished_recving or set())
         failed = connector_output.kv_connector_worker_meta
         if isinstance(failed, Failed):
             self.scheduling.failed(failed.requests)
@@ -74,7 +77,7 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self.working.load(step)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """All is loaded before the first layer."""
+        """All that this step needs is loaded before its first layer."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """Spans are saved at the end of the step that completes them."""
@@ -82,6 +85,9 @@ class ReuseConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def wait_for_save(self) -> None:
         step: Any = self._get_connector_metadata()
         self.working.save(step)
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[None, set[str]]:
+        return None, self.working.finished()
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self.working.bad_blocks()

@@ -55,6 +55,8 @@ class Load:
     ids: tuple[int, ...]
     """Tokens of the positions."""
     paste: Paste
+    background: bool = False
+    """A layer per step, while other requests go on; False: before this step's forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Step(KVConnectorMetadata):  # type: ignore[misc]
 
     loads: list[Load] = field(default_factory=list[Load])
     saves: list[Save] = field(default_factory=list[Save])
+    idle: bool = False
+    """Nothing else is computed in this step, so nobody waits for what goes on in the background."""
 
 
 @dataclass(slots=True)

@@ -25,10 +25,14 @@ class Scheduling:
         self._refused: set[str] = set()
         """Requests whose load failed: they are computed, not loaded again."""
         self._loads: list[Load] = []
-        self._rows: Tokens = 0
-        """Of `_loads`."""
+        self._rows: dict[str, Tokens] = {}
+        """Of the loads of this step, and of those in the background."""
+        self.busy = False
+        """Other requests were computed in the latest step, so loads that begin now go on in the background."""
         self._local: dict[str, Tokens] = {}
-        """Tokens of a request that the prefix cache had, as of its latest look-up."""
+        """Tokens of a request that the prefix cache had, from its look-up to its allocation."""
+        self._exact: dict[str, tuple[Tokens, Tokens]] = {}
+        """Of these, as of the latest allocation, which were exact and which blended."""
         self._told: dict[str, tuple[Tokens, Tokens]] = {}
         """What is to be told; see Told."""
 
@@ -57,7 +61,7 @@ class Scheduling:
         load = self._load(request, paste, [], max(0, self._end(request, paste) - local))
         if load.start >= load.end:
             return 0
-        if self._loads and self._rows + count_rows(load) > self._step_rows:
+        if self._rows and sum(self._rows.values()) + count_rows(load) > self._step_rows:
             return None
         return load.end - load.start
 
@@ -66,33 +70,43 @@ class Scheduling:
         paste = self._pastes.get(request.request_id)
         if paste is None:
             return
-        local = self._local.get(request.request_id, 0)
+        local = self._local.pop(request.request_id, None)
+        if local is None:
+            return  # it was loaded in the background, and is only now begun
         exact = min(local, clean_tokens(paste, self._block_tokens))
         pasted = local - exact  # blocks of an earlier prompt of the same recipe
+        self._exact[request.request_id] = exact, pasted
         if tokens:
             load = self._load(request, paste, blocks, tokens)
             self._loads.append(load)
-            self._rows += count_rows(load)
+            self._rows[load.request] = count_rows(load)
             pasted += count_pasted(load)
         self._tell(paste, exact, pasted)
 
     def step(self, scheduled: dict[str, int], blocks_of: Any) -> Step:
         """scheduled: tokens of this step by request. blocks_of: a request's blocks."""
-        loads, self._loads, self._rows = self._loads, [], 0
+        loads, self._loads = self._loads, []
+        for load in loads:
+            if not load.background:
+                del self._rows[load.request]
         saves = []
         for id, (wish, request) in list(self._wishes.items()):
             if id in scheduled and request.num_computed_tokens + scheduled[id] >= wish.end:
                 saves.append(Save(wish, tuple(blocks_of(id))))
                 del self._wishes[id]
-        return Step(loads, saves)
+        self.busy = bool(scheduled)
+        return Step(loads, saves, idle=not scheduled)
+
+    def finished(self, requests: set[str]) -> None:
+        """Their loads in the background have ended."""
+        for id in requests:
+            self._rows.pop(id, None)
 
     def failed(self, requests: set[str]) -> None:
         """The worker could not load for these: all behind what the prefix cache had is computed."""
         for id in sorted(requests & self._pastes.keys()):
             self._refused.add(id)
-            paste, local = self._pastes[id], self._local.get(id, 0)
-            exact = min(local, clean_tokens(paste, self._block_tokens))
-            self._tell(paste, exact, local - exact)
+            self._tell(self._pastes[id], *self._exact.get(id, (0, 0)))
 
     def told(self) -> Told | None:
         """What became of prompts, since the last time."""
@@ -103,6 +117,7 @@ class Scheduling:
         self._pastes.pop(id, None)
         self._wishes.pop(id, None)
         self._local.pop(id, None)
+        self._exact.pop(id, None)
         self._refused.discard(id)
 
     def _end(self, request: Any, paste: Paste) -> Tokens:
@@ -112,7 +127,7 @@ class Scheduling:
     def _load(self, request: Any, paste: Paste, blocks: list[int], tokens: Tokens) -> Load:
         end = self._end(request, paste)
         ids = tuple(request.prompt_token_ids[end - tokens : end])
-        return Load(request.request_id, tuple(blocks), end - tokens, end, ids, paste)
+        return Load(request.request_id, tuple(blocks), end - tokens, end, ids, paste, self.busy)
 
     def _tell(self, paste: Paste, exact: Tokens, pasted: Tokens) -> None:
         if paste.name:

@@ -1,5 +1,6 @@
 """The connector's half in a vLLM worker."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ class Working:
         self._blend: Blend | None = None
         self._failed: set[str] = set()
         self._bad_blocks: set[int] = set()
+        self._background: dict[str, Iterator[None]] = {}
+        """By request: the layers that are still to come."""
+        self._finished: set[str] = set()
+        """Requests whose load in the background has ended, well or not."""
 
     def bind(self, runner: Any) -> dict[str, Any]:
         """The fields of a `Geometry`: what KV looks like in memory that is handed over. Raises ConfigError."""
@@ -28,10 +33,14 @@ class Working:
 
     def load(self, step: Step) -> None:
         for load in step.loads:
-            if not self._loaded(load):
-                self._failed.add(load.request)
-                first = load.start // self._block_tokens
-                self._bad_blocks.update(load.blocks[first : -(-load.end // self._block_tokens)])
+            layers = self._layers(load)
+            if layers is None:
+                self._fail(load)
+            elif load.background:
+                self._background[load.request] = layers
+            else:
+                _finish(layers)
+        self._go_on(step.idle)
 
     def save(self, step: Step) -> None:
         if self._blend is not None:
@@ -43,18 +52,41 @@ class Working:
         blocks, self._bad_blocks = self._bad_blocks, set()
         return blocks
 
+    def finished(self) -> set[str]:
+        """Since the last time."""
+        finished, self._finished = self._finished, set()
+        return finished
+
     def failed(self) -> Failed | None:
         """Since the last time."""
         failed, self._failed = self._failed, set()
         return Failed(failed) if failed else None
 
-    def _loaded(self, load: Load) -> bool:
+    def _layers(self, load: Load) -> Iterator[None] | None:
+        """None: it cannot be loaded."""
         blend = self._blend
         memory = None if blend is None else _opened(load.paste.place, blend, load.paste.tokens)
         if blend is None or memory is None or not memory.whole:
-            return False
-        blend.run(load, memory.kv)
-        return True
+            return None
+        return blend.layers(load, memory.kv)
+
+    def _fail(self, load: Load) -> None:
+        self._failed.add(load.request)
+        first = load.start // self._block_tokens
+        self._bad_blocks.update(load.blocks[first : -(-load.end // self._block_tokens)])
+        if load.background:
+            self._finished.add(load.request)
+
+    def _go_on(self, idle: bool) -> None:
+        """A layer of each that is in the background; all of them when nobody waits. Also of requests that were aborted: their
+        blocks are theirs until they are told of."""
+        for request, layers in list(self._background.items()):
+            done = object()
+            if idle:
+                _finish(layers)
+            if idle or next(layers, done) is done:
+                del self._background[request]
+                self._finished.add(request)
 
     def _save(self, blend: Blend, save: Save) -> None:
         wish = save.wish
@@ -67,6 +99,11 @@ class Working:
             kv[0].copy_(rotation.undone(keys, positions))
             kv[1].copy_(values)
         memory.seal()
+
+
+def _finish(layers: Iterator[None]) -> None:
+    for _ in layers:
+        pass
 
 
 def _opened(place: Place, blend: Blend, tokens: Tokens) -> Opened | None:
