@@ -34,6 +34,15 @@ def indexes(out: Path | None, vectors: int, dimension: int, queries: int, kinds:
     report.write("flowserve bench indexes", results, bench.SEED, out)
 
 
+def reuse_on_vllm(out: Path | None, model: str, policies: Sequence[str], chunks: int, tokens: int, rounds: int) -> None:
+    from flowserve.bench.reuse import on_vllm as bench
+
+    results = bench.run(model, policies or bench.POLICIES, chunks, tokens, rounds, say)
+    shown = ("ttft_ms_p50", "speedup_vs_full", "speedup_vs_prefix", "stall_ms_p50", "stall_vs_full", "pasted")
+    report.show("reuse on vLLM", {case["policy"]: {name: case[name] for name in shown} for case in results["cases"]})
+    report.write("flowserve bench reuse-vllm", results, bench.SEED, out)
+
+
 def demo(out: Path | None, url: str, limit: int | None) -> None:
     from flowserve.bench import demo as bench
 
