@@ -8,6 +8,7 @@ may be random: then this is about time alone, and the share of equal first token
 
 import asyncio
 import math
+import os
 import random
 import tempfile
 import time
@@ -77,8 +78,9 @@ def _model(model: str, folder: Path) -> str:
 async def _measured(
     model: str, text: str, policy: Policy, chunks: int, tokens: Tokens, rounds: int
 ) -> list[dict[str, Any]]:
-    settings = VLLMSettings(model, quiet=True, reuse=ReuseSettings(fast=text, host_bytes=4 << 30, measuring=True))
-    engine = VLLMEngine(settings)
+    reuse = ReuseSettings(fast=text, host_bytes=4 << 30, measuring=True)
+    core = str(max(os.sched_getaffinity(0)))  # on a CPU; with several, one busy neighbour slows all of them down
+    engine = VLLMEngine(VLLMSettings(model, cores=core, quiet=True, reuse=reuse))
     await engine.start()
     try:
         bench = Bench(engine, chunks, tokens)
