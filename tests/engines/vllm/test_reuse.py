@@ -337,3 +337,12 @@ async def test_settings_that_cannot_go_together_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         settings_of(**{"reuse": ReuseSettings(), **settings})
+
+
+async def test_settings_reach_the_replica_as_they_are(tmp_path: Path) -> None:
+    import msgspec
+
+    from flowserve.engines.vllm.settings import packed, unpacked
+
+    for reuse in (ReuseSettings(), ReuseSettings(disk=tmp_path, gates=tmp_path, secret=b"secret" * 4, fast="hkvd:0.2")):
+        assert unpacked(msgspec.msgpack.decode(msgspec.msgpack.encode(packed(reuse)))) == reuse
