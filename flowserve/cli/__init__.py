@@ -555,7 +555,9 @@ def bench_reasoning(
 def bench_reuse(
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="write a picture of the speedups to this file, as SVG")] = None,
-    engine: Annotated[str, typer.Option(help="hf")] = "hf",
+    engine: Annotated[
+        str, typer.Option(help="hf or vllm; with vllm one size, and stall of a running answer besides")
+    ] = "hf",
     model: Annotated[str, typer.Option(help="folder or hub name, demo, or random:SIZE (4m, 66m, ...)")] = "random:66m",
     policy: Annotated[list[str] | None, typer.Option(help="as hkvd:0.15; again for each further one")] = None,
     tier: Annotated[list[str] | None, typer.Option(help="host or disk; may be given again; default: both")] = None,
@@ -568,21 +570,6 @@ def bench_reuse(
     from flowserve.cli import benching
 
     benching.reuse(json, plot, engine, model, policy or [], tier or [], chunks, tokens or [512], rounds, data)
-
-
-@bench.command("reuse-vllm")
-def bench_reuse_vllm(
-    json: Json = None,
-    model: Annotated[str, typer.Option(help="folder or hub name, or random:SIZE (4m, 66m, 165m)")] = "random:66m",
-    policy: Annotated[list[str] | None, typer.Option(help="as hkvd:0.15; again for each further one")] = None,
-    chunks: Annotated[int, typer.Option(help="passages of a prompt", min=2)] = 6,
-    tokens: Annotated[int, typer.Option(help="of a passage", min=32)] = 320,
-    rounds: Annotated[int, typer.Option(help="each way is asked so often", min=1)] = 5,
-) -> None:
-    """Passages pasted inside vLLM: time to the first token, and what a running answer waits meanwhile."""
-    from flowserve.cli import benching
-
-    benching.reuse_on_vllm(json, model, policy or [], chunks, tokens, rounds)
 
 
 @bench.command("stopping")

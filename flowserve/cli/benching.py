@@ -40,7 +40,7 @@ def reuse_on_vllm(out: Path | None, model: str, policies: Sequence[str], chunks:
     results = bench.run(model, policies or bench.POLICIES, chunks, tokens, rounds, say)
     shown = ("ttft_ms_p50", "speedup_vs_full", "speedup_vs_prefix", "stall_ms_p50", "stall_vs_full", "pasted")
     report.show("reuse on vLLM", {case["policy"]: {name: case[name] for name in shown} for case in results["cases"]})
-    report.write("flowserve bench reuse-vllm", results, bench.SEED, out)
+    report.write("flowserve bench reuse --engine vllm", results, bench.SEED, out)
 
 
 def demo(out: Path | None, url: str, limit: int | None) -> None:
@@ -77,8 +77,13 @@ def reuse(
     rounds: int,
     data: Path | None,
 ) -> None:
+    if engine == "vllm":
+        if len(sizes) > 1 or tiers or svg is not None or data is not None:
+            raise ConfigError("bench reuse --engine vllm: expected one --tokens, and no --tier, --plot or --data")
+        reuse_on_vllm(out, model, policies, chunks, sizes[0], rounds)
+        return
     if engine != "hf":
-        raise ConfigError(f"bench reuse --engine: expected hf, the only one that is measured so far; got '{engine}'")
+        raise ConfigError(f"bench reuse --engine: expected hf or vllm; got '{engine}'")
     from flowserve.assemble import model_folder
     from flowserve.bench.reuse import timing as bench
     from flowserve.bench.reuse.picture import picture

@@ -26,7 +26,7 @@ from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.engines.base import Call, Origin, Output, Sampling, Segment
 from flowserve.engines.hf import HFEngine
-from flowserve.engines.hf_store import sink_of
+from flowserve.engines.chunk_store import sink_of
 from flowserve.errors import ConfigError, EngineError
 from flowserve.ids import Seconds, Tokens
 

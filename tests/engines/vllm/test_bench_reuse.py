@@ -1,4 +1,4 @@
-"""`bench reuse-vllm` measures what it says, on a model that is too small for its figures to mean anything."""
+"""`bench reuse --engine vllm` measures what it says, on a model that is too small for its figures to mean anything."""
 
 from collections.abc import Callable
 from pathlib import Path
