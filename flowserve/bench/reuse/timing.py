@@ -25,8 +25,8 @@ from flowserve.cachestore.policies import Policy, parse_policy
 from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.engines.base import Call, Origin, Output, Sampling, Segment
-from flowserve.engines.hf import HFEngine
 from flowserve.engines.chunk_store import sink_of
+from flowserve.engines.hf import HFEngine
 from flowserve.errors import ConfigError, EngineError
 from flowserve.ids import Seconds, Tokens
 
