@@ -75,6 +75,7 @@ class Blend:
                     chosen = selected | deviating(load.paste.policy, fresh, (pasted[0], pasted[1]), ~selected)
                     hidden = hidden[chosen]
                     residual = None if residual is None else residual[chosen]
+                    keys, values = fresh[0][target], fresh[1][target]  # computed for all: none is thrown away
                 page = self.pages[index]
                 page.write(keys, values, page.slots(load.blocks, load.start + target))
             hidden, residual = self._layer(load, index, positions[chosen], hidden, residual)

@@ -15,7 +15,7 @@ def fixed(load: Load) -> Tensor:
     """True for positions of [start, end) that are computed whatever the layers say: gaps, and what a static policy asks for."""
     chosen = torch.ones(load.end - load.start, dtype=torch.bool)
     for chunk in load.paste.chunks:
-        head = chunk.end if load.paste.policy.name == "full" else chunk.start + _head(load.paste.policy)
+        head = chunk.start + load.paste.policy.head(chunk.end - chunk.start)
         low, high = max(head, chunk.start, load.start), min(chunk.end, load.end)
         chosen[max(low - load.start, 0) : max(high - load.start, 0)] = False
     return chosen
@@ -59,8 +59,3 @@ def runs(positions: Tensor) -> list[tuple[int, int]]:
 def _count(policy: Policy, open_: Tokens) -> Tokens:
     """How many of these are recomputed."""
     return math.ceil(policy.ratio * open_)
-
-
-def _head(policy: Policy) -> Tokens:
-    """Tokens at the start of a chunk that are recomputed; at position 0 as well, for its record was made behind a sink."""
-    return policy.k if policy.name == "first_k" else 0
