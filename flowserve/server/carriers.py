@@ -60,7 +60,7 @@ def caller_of(body: s.Generating, headers: Headers) -> Caller | None:
         return None
     caller = Caller(**{**told.model_dump(), "triggers": tuple(told.triggers)}) if told is not None else Caller()
     carried = baggage(headers.get("baggage", ""))
-    told_by_headers: dict[str, Any] = {
+    hints: dict[str, Any] = {
         "program": carried.get("flowserve.program"),
         "run": carried.get("flowserve.run"),
         "parent": _first(headers, PARENTS) or carried.get("flowserve.parent"),
@@ -68,9 +68,7 @@ def caller_of(body: s.Generating, headers: Headers) -> Caller | None:
         "step": _number(carried.get("flowserve.step")),
         "index": _number(carried.get("flowserve.index")),
     }
-    caller = replace(
-        caller, **{name: value for name, value in told_by_headers.items() if getattr(caller, name) is None}
-    )
+    caller = replace(caller, **{name: value for name, value in hints.items() if getattr(caller, name) is None})
     return caller if caller != Caller() else None
 
 
