@@ -24,6 +24,10 @@ EXTRAS = {
     "vllm",
     "msgspec",
     "zmq",
+    "langchain_core",
+    "langchain_openai",
+    "langgraph",
+    "openai",
 }
 
 
@@ -40,8 +44,10 @@ def main(pyproject: Path) -> int:
             continue
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and error.name.split(".")[0] in EXTRAS:
+        except ImportError as error:
+            cause = error.__cause__ or error  # a module may say in its own words which extra it needs
+            lacks = cause.name if isinstance(cause, ModuleNotFoundError) else None
+            if lacks and lacks.split(".")[0] in EXTRAS:
                 skipped += 1
             else:
                 failed.append(f"{name}: {error}")
