@@ -21,7 +21,7 @@ MANY_ROWS = 4096
 UNDIVIDED = 9000
 """Numbers of a matrix that OpenBLAS multiplies with a vector in one thread: less than its 9,216."""
 FEW_BLOCKS = 8
-"""Of so few such products, a sum without BLAS is quicker."""
+"""Up to so many such products are made one by one, as those of a cluster."""
 STAGES = 8
 """Of a search that goes through its rows in blocks."""
 
@@ -35,12 +35,12 @@ def dots(vectors: Vectors, query: Vectors) -> NDArray[np.float32]:
     given products of too few numbers to divide.
     """
     size = max(1, UNDIVIDED // vectors.shape[1])
-    few = len(vectors) < FEW_BLOCKS * size  # as a cluster's: one call is quicker than three
-    whole = 0 if few else len(vectors) // size * size
+    whole = len(vectors) // size * size if len(vectors) > FEW_BLOCKS * size else 0
     near = np.empty(len(vectors), np.float32)
     if whole:
-        near[:whole] = np.matmul(vectors[:whole].reshape(-1, size, vectors.shape[1]), query).ravel()
-    near[whole:] = np.einsum("nd,d->n", vectors[whole:], query)
+        np.matmul(vectors[:whole].reshape(-1, size, vectors.shape[1]), query, out=near[:whole].reshape(-1, size))
+    for start in range(whole, len(vectors), size):
+        np.dot(vectors[start : start + size], query, out=near[start : start + size])
     return near
 
 
