@@ -1,0 +1,104 @@
+"""How many steps are guessed before they are verified: OS3 of RaLMSpec (Zhang et al., arXiv 2401.14021, section 4), and when none is.
+
+A step is a guess and the tokens that are written with it; it takes `a` seconds. A batched verification takes `b`. With a chance
+`g` that a guess is right, s guesses bring (1 - g^s) / (1 - g) verified steps: those before the first wrong one, and that one, whose
+passage is known then. The paper maximises verified steps per second; without overlap it does not charge a wrong step for being written again. The
+paper's choice is ours; but where, with that charge, it would not pay, no step is written before it is verified (stride 0). Guesses
+are still made and compared then, which costs a look into the cache, so that speculation comes back when it would pay.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from flowserve.errors import ConfigError
+from flowserve.ids import Seconds
+
+MOST_STEPS = 32
+WINDOW = 5
+"""Verifications that `g` is estimated from (the paper's w)."""
+MOST_CHANCE = 0.6
+"""The paper's cap on `g`: a streak of right guesses must not lead to a stride that one wrong guess makes dear."""
+MARGIN = 1.02
+"""Speculation must be expected to be so many times as fast as none: estimates are not exact."""
+
+
+def verified_steps(chance: float, steps: int) -> float:
+    """Expected steps that a verification of `steps` guesses brings: 1 + g + ... + g^(s-1)."""
+    return sum(chance**i for i in range(steps))
+
+
+def round_s(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool) -> Seconds:
+    """Expected seconds of a round, as the paper has it. Overlapped: the last step is written while the round is verified."""
+    alone = steps * a + b
+    if not overlapped:
+        return alone
+    right = chance**steps
+    return right * ((steps - 1) * a + max(a, b)) + (1 - right) * alone
+
+
+def best_stride(a: Seconds, b: Seconds, chance: float, overlapped: bool = False) -> int:
+    """The stride, 1 to MOST_STEPS, with the most verified steps per second; the smallest of equals."""
+    return max(
+        range(1, MOST_STEPS + 1),
+        key=lambda s: verified_steps(chance, s) / round_s(a, b, chance, s, overlapped),
+    )
+
+
+def pays(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool = False) -> bool:
+    """Is a round, its wrong step written again, expected to be faster than the same steps one by one, each at a + b?
+
+    Overlapped, the paper's own formula has that: the round is verified before its last step is written.
+    """
+    again = 0.0 if overlapped else (1 - chance**steps) * a
+    took = round_s(a, b, chance, steps, overlapped) + again
+    return verified_steps(chance, steps) * (a + b) >= MARGIN * took
+
+
+@dataclass(slots=True)
+class Stride:
+    """The stride of the next round, for all generations with one retriever: what one learns, the next begins with."""
+
+    overlapped: bool = False
+    fixed: int | None = None
+    """Always so many. None: OS3."""
+    gated: bool = True
+    """With OS3: no speculation where it is not expected to pay."""
+    step_s: Seconds | None = None
+    """`a`: seconds of the latest step. None: none has been seen."""
+    verification_s: Seconds | None = None
+    """`b`, of the latest verification."""
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    """(right guesses before the first wrong one, guesses) of the latest verifications."""
+
+    def __post_init__(self) -> None:
+        if self.fixed is not None and not 1 <= self.fixed <= MOST_STEPS:
+            raise ConfigError(f"stride: expected 1 to {MOST_STEPS} steps or None for OS3, got {self.fixed}")
+
+    @property
+    def chance(self) -> float:
+        """`g`: right guesses over guesses that were looked at, of the latest verifications, capped."""
+        right = sum(matched for matched, _ in self.recent)
+        wrong = sum(matched < guessed for matched, guessed in self.recent)
+        return min(right / (right + wrong), MOST_CHANCE) if right + wrong else 0.0
+
+    def wrote(self, seconds: Seconds) -> None:
+        """A step took so long, its guess included."""
+        self.step_s = seconds
+
+    def verified(self, matched: int, guessed: int, seconds: Seconds) -> None:
+        """A verification of `guessed` guesses, the first `matched` of which were right. None guessed: only its time is learned."""
+        self.verification_s = seconds
+        if guessed:
+            self.recent.append((matched, guessed))
+
+    def next(self) -> int:
+        """Guesses of the next round; 0: the next step is written when its passage is known."""
+        if self.fixed is not None:
+            return self.fixed
+        if self.step_s is None or self.verification_s is None or not self.recent:
+            return 1
+        chance = self.chance
+        steps = best_stride(self.step_s, self.verification_s, chance, self.overlapped)
+        if self.gated and not pays(self.step_s, self.verification_s, chance, steps, self.overlapped):
+            return 0
+        return steps

@@ -1,0 +1,81 @@
+"""How far guesses go ahead of their verification."""
+
+import pytest
+
+from flowserve.core.speculation.stride import MOST_STEPS, Stride, best_stride, pays, verified_steps
+from flowserve.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "chance", "alone", "overlapped"),
+    [
+        (0.1, 4, 0.6, 6, 6),
+        (0.1, 4, 0.3, 3, 3),
+        (0.1, 0.05, 0.6, 1, 1),
+        (0.1, 0.2, 0.6, 2, 2),
+        (0.1, 0.2, 0.9, 6, 4),
+        (0.1, 0.4, 0.3, 2, 2),
+        (0.1, 1.0, 0.8, 7, 7),
+    ],
+)
+def test_the_stride_is_the_best_of_the_papers_objective(
+    a: float, b: float, chance: float, alone: int, overlapped: int
+) -> None:
+    assert best_stride(a, b, chance) == alone
+    assert best_stride(a, b, chance, overlapped=True) == overlapped
+
+
+def test_expected_steps_are_the_closed_form() -> None:
+    for chance in (0.0, 0.3, 0.9):
+        for steps in (1, 4, MOST_STEPS):
+            assert verified_steps(chance, steps) == pytest.approx((1 - chance**steps) / (1 - chance))
+    assert verified_steps(1.0, 7) == 7
+
+
+def test_speculation_does_not_pay_where_guesses_are_wrong_or_verification_is_fast() -> None:
+    assert pays(0.1, 4, 0.6, 6)
+    assert not pays(0.1, 4, 0.0, 1)
+    assert not pays(0.1, 0.01, 0.3, 1)
+    assert pays(0.1, 0.05, 0.6, 1, overlapped=True)
+    assert not pays(0.1, 0.05, 0.0, 1, overlapped=True)
+
+
+def test_the_chance_is_right_guesses_over_those_looked_at_of_the_last_five_capped() -> None:
+    stride = Stride()
+    assert stride.chance == 0.0
+    stride.verified(1, 3, 1.0)  # one right, one wrong, the third not looked at
+    assert stride.chance == 0.5
+    for _ in range(5):
+        stride.verified(3, 3, 1.0)
+    assert stride.chance == 0.6
+
+
+def test_the_first_round_has_one_guess_then_times_decide() -> None:
+    stride = Stride()
+    assert stride.next() == 1
+    stride.wrote(0.1)
+    stride.verified(0, 0, 4.0)  # the first search guesses nothing
+    assert stride.next() == 1
+    stride.verified(1, 1, 4.0)
+    assert stride.next() == 6
+
+
+def test_wrong_guesses_turn_speculation_off_and_right_ones_on_again() -> None:
+    stride = Stride()
+    stride.wrote(0.1)
+    for _ in range(5):
+        stride.verified(0, 1, 4.0)
+    assert stride.next() == 0
+    stride.verified(1, 1, 4.0)
+    stride.verified(1, 1, 4.0)
+    assert stride.next() > 0
+    assert Stride(gated=False, step_s=0.1, verification_s=4.0, recent=stride.recent).next() > 0
+
+
+def test_a_fixed_stride_stays() -> None:
+    stride = Stride(fixed=3)
+    stride.wrote(0.1)
+    stride.verified(0, 3, 0.001)
+    assert stride.next() == 3
+    with pytest.raises(ConfigError, match=r"expected 1 to 32 steps or None for OS3, got 0"):
+        Stride(fixed=0)
