@@ -7,7 +7,7 @@ not verified leaves this file. The index is asked while the engine writes, by ta
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -114,7 +114,7 @@ class Generation:
         self._text = TextStream(self.engine.tokenizer.decode, self.call.sampling.stop)
         self._text.push(self.call.resumed)
 
-    async def outputs(self) -> AsyncIterator[Output]:
+    async def outputs(self) -> AsyncGenerator[Output, None]:
         """What is committed, as it is. Raises as `Engine.generate` does, and RetrievalError."""
         commands, shown = begin(self.speculation), 0
         try:

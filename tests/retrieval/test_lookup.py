@@ -15,7 +15,7 @@ from flowserve.retrieval.bm25 import Bm25Index, words
 from flowserve.retrieval.bm25_lookup import Bm25Batch, Bm25Lookup, postings_of
 from flowserve.retrieval.documents import Passage
 from flowserve.retrieval.exact import ExactIndex
-from flowserve.retrieval.lookup import DenseLookup, LocalCache
+from flowserve.retrieval.lookup import DenseLookup, LocalCache, Lookup
 from flowserve.retrieval.protocols import Ids, Vectors
 
 
@@ -68,7 +68,8 @@ def test_a_cache_that_holds_what_the_index_finds_guesses_it(seed: int, count: in
         corpus = texts(seed, count)
         batch = Bm25Batch(postings_of(corpus))
         by_words = Bm25Lookup(batch, passage, lambda function: asyncio.to_thread(function))
-        for lookup, query in ((by_words, "a b c"), (dense(seed, count), "0")):
+        cases: list[tuple[Lookup, str]] = [(by_words, "a b c"), (dense(seed, count), "0")]
+        for lookup, query in cases:
             read = await lookup.read(query)
             (found,) = await lookup.search([read], count)
             cache = LocalCache()

@@ -279,7 +279,8 @@ class WrongAt(LocalCache):
 @pytest.mark.parametrize("mode", [Mode.SPECULATIVE, Mode.OVERLAPPED])
 @pytest.mark.parametrize("wrong", [0, 3, 7])
 def test_a_roll_back_of_the_first_a_middle_and_the_last_step(mode: Mode, wrong: int) -> None:
-    call, lookup, told = call_of(5, 0, 32), lookup_of("exact", 5), []
+    call, lookup = call_of(5, 0, 32), lookup_of("exact", 5)
+    told: list[Commit | RollBack] = []
     expected = ids_of(asyncio.run(written(generation(call, lookup, Iteration(mode=Mode.SEQUENTIAL)))))
     work = generation(call, lookup, Iteration(mode=mode), 4, cache=WrongAt(wrong), told=told.append)
     assert ids_of(asyncio.run(written(work))) == expected
@@ -307,7 +308,8 @@ def test_a_retriever_that_fails_or_hangs_ends_it_clearly_and_shows_nothing_unver
     call, lookup = call_of(2, 0, 60), lookup_of("exact", 2)
     expected = ids_of(asyncio.run(written(generation(call, lookup, Iteration(mode=Mode.SEQUENTIAL)))))
     shown: list[Output] = []
-    broken = Slow(lookup, random.Random(1), **{how: at})
+    broken = Slow(lookup, random.Random(1))
+    setattr(broken, how, at)
     work = generation(call, broken, Iteration(mode=mode, timeout_s=0.05), 3, cache=CACHES["own"]())
 
     async def read() -> None:
