@@ -1,0 +1,34 @@
+"""One pass over memory finds what the oracle finds."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowserve.retrieval import flat_batch
+from flowserve.retrieval.exact import ExactIndex
+from flowserve.retrieval.flat_batch import FlatBatch
+
+
+def unit(seed: int, count: int, coarse: bool) -> np.ndarray:
+    chance = np.random.default_rng(seed)
+    vectors = chance.integers(-1, 2, (count, 6)) if coarse else chance.standard_normal((count, 6))
+    vectors = vectors.astype(np.float32)
+    vectors[~vectors.any(axis=1), 0] = 1
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("block", [4, 1 << 15])
+@given(st.integers(0, 2**32), st.integers(0, 60), st.integers(1, 9), st.integers(1, 12), st.booleans())
+def test_a_batch_finds_what_the_oracle_finds_ties_included(
+    block: int, seed: int, count: int, num: int, k: int, coarse: bool
+) -> None:
+    vectors, queries = unit(seed, count, coarse), unit(seed + 1, num, coarse)
+    oracle = ExactIndex(6)
+    oracle.add(np.arange(count), vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat_batch, "BLOCK", block)
+        scores, rows = FlatBatch(vectors).search(queries, k)
+    expected_scores, expected_rows = oracle.search(queries, k)
+    assert np.array_equal(rows, expected_rows)
+    assert np.array_equal(scores, expected_scores)
