@@ -542,7 +542,9 @@ def bench_speculation(
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="write a picture of one request per retriever")] = None,
     vectors: Annotated[int, typer.Option(help="passages, of 384 dimensions", min=100)] = 1_000_000,
-    hnsw_vectors: Annotated[int | None, typer.Option(help="passages for HNSW; as --vectors by default", min=100)] = None,
+    hnsw_vectors: Annotated[
+        int | None, typer.Option(help="passages for HNSW; as --vectors by default", min=100)
+    ] = None,
     requests: Annotated[int, typer.Option(help="questions per retriever", min=1)] = 16,
     tokens: Annotated[int, typer.Option(help="of an answer", min=8)] = 128,
     retriever: Annotated[list[str] | None, typer.Option(help="exact, hnsw, bm25; again for each further one")] = None,

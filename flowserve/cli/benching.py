@@ -93,7 +93,8 @@ def speculation(out: Path | None, plot: Path | None, **options: Any) -> None:
     from flowserve.bench.speculation.picture import picture
 
     results = compare.run(compare.Options(**options), say)
-    report.show("looking things up while writing, against step by step", compare.shown(results["cases"]))
+    for kind, columns in compare.shown(results["cases"]).items():
+        report.show(f"{kind}: a passage looked up every few tokens, against step by step", columns)
     if plot is not None:
         title = "One request: step by step, and with passages guessed and verified"
         plot.write_text(picture(results["timelines"], title), encoding="utf-8")

@@ -132,8 +132,10 @@ def test_overlapped_guesses_no_more_than_two_rounds_ahead() -> None:
 
 
 def test_where_it_does_not_pay_guesses_are_made_but_nothing_is_written_behind_them() -> None:
-    stride = Stride(step_s=0.1, verification_s=1.0)
-    stride.recent.extend([(0, 1)] * 5)
+    stride = Stride()
+    stride.wrote(0.1)
+    for _ in range(5):
+        stride.verified(0, 1, 1.0)
     state = Speculation(Mode.SPECULATIVE, stride)
     begin(state)
     assert step(state, Looked(0, 7, 0.0)) == [Verify(0, 1)]

@@ -69,7 +69,24 @@ def test_wrong_guesses_turn_speculation_off_and_right_ones_on_again() -> None:
     stride.verified(1, 1, 4.0)
     stride.verified(1, 1, 4.0)
     assert stride.next() > 0
-    assert Stride(gated=False, step_s=0.1, verification_s=4.0, recent=stride.recent).next() > 0
+
+
+def test_without_the_gate_wrong_guesses_leave_a_stride_of_one() -> None:
+    stride = Stride(gated=False)
+    stride.wrote(0.1)
+    for _ in range(5):
+        stride.verified(0, 1, 4.0)
+    assert stride.next() == 1
+
+
+def test_one_slow_step_among_five_does_not_matter() -> None:
+    stride, steady = Stride(), Stride()
+    for seconds in (0.1, 0.1, 30.0, 0.1, 0.1):
+        stride.wrote(seconds)
+        steady.wrote(0.1)
+    for one in (stride, steady):
+        one.verified(2, 3, 1.0)
+    assert stride.next() == steady.next() > 1
 
 
 def test_a_fixed_stride_stays() -> None:

@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 from flowserve.retrieval import flat_batch
 from flowserve.retrieval.exact import ExactIndex
 from flowserve.retrieval.flat_batch import FlatBatch
+from flowserve.retrieval.protocols import Vectors
 
 
-def unit(seed: int, count: int, coarse: bool) -> np.ndarray:
+def unit(seed: int, count: int, coarse: bool) -> Vectors:
     chance = np.random.default_rng(seed)
-    vectors = chance.integers(-1, 2, (count, 6)) if coarse else chance.standard_normal((count, 6))
-    vectors = vectors.astype(np.float32)
+    drawn = chance.integers(-1, 2, (count, 6)) if coarse else chance.standard_normal((count, 6))
+    vectors: Vectors = drawn.astype(np.float32)
     vectors[~vectors.any(axis=1), 0] = 1
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 @pytest.mark.parametrize("block", [4, 1 << 15])

@@ -32,6 +32,7 @@ WARM = 10
 QUESTION_WORDS = 24
 FIXED = 3
 """The paper's stride without OS3."""
+SHOWN = ("speedup", "speedup_median", "least_after_warm", "token_identical", "accept_rate", "waste_tokens", "search_ms")
 Say = Callable[[str], None]
 
 
@@ -145,11 +146,16 @@ async def _retriever(
             way = WAYS[name]
             label = f"{kind} {name} {number}"
             # The first question also warms the mode, with a stride of its own.
-            seen = await _one(engine, lookup, question, options, label, way, strides[name] if number >= 0 else _stride(way))
+            seen = await _one(
+                engine, lookup, question, options, label, way, strides[name] if number >= 0 else _stride(way)
+            )
             if number >= 0:
                 _note(records[name], plain, seen)
                 if name == options.ways[-1] and records[name].ratios[-1] > best[0]:
-                    best = (records[name].ratios[-1], [_timeline(kind, "sequential", plain), _timeline(kind, name, seen)])
+                    best = (
+                        records[name].ratios[-1],
+                        [_timeline(kind, "sequential", plain), _timeline(kind, name, seen)],
+                    )
         say(f"{kind} {number + 1}/{options.requests}: " + _progress(plain, records))
     searched = round(1000 * median(waits), 3) if waits else None
     return [_case(kind, name, record, searched) for name, record in records.items()], best[1]
@@ -246,7 +252,9 @@ def _timeline(kind: str, mode: str, seen: Seen) -> dict[str, Any]:
     return {"retriever": kind, "mode": mode, "seconds": round(seen.seconds, 5), "spans": spans}
 
 
-def shown(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the cases, a column each for people."""
-    names = ("speedup", "speedup_median", "least_after_warm", "token_identical", "accept_rate", "waste_tokens", "search_ms")
-    return {f"{case['retriever']} {case['mode']}": {name: case[name] for name in names} for case in cases}
+def shown(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By retriever, then mode: the figures for people."""
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for case in cases:
+        tables.setdefault(case["retriever"], {})[case["mode"]] = {name: case[name] for name in SHOWN}
+    return tables

@@ -1,7 +1,7 @@
 """What generations look things up in: exact, HNSW and BM25 over the same passages, each with the time that its searches take."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeVar
@@ -73,8 +73,8 @@ class Timed:
     inner: Lookup
     spans: list[Span] = field(default_factory=list)
 
-    def read(self, text: str) -> Awaitable[Any]:  # type: ignore[override]  # a Lookup's coroutine
-        return self.inner.read(text)
+    async def read(self, text: str) -> Any:
+        return await self.inner.read(text)
 
     async def search(self, queries: Sequence[Any], k: int) -> list[tuple[int, ...]]:
         began = perf_counter()

@@ -9,6 +9,7 @@ are still made and compared then, which costs a look into the cache, so that spe
 
 from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds
@@ -63,10 +64,10 @@ class Stride:
     """Always so many. None: OS3."""
     gated: bool = True
     """With OS3: no speculation where it is not expected to pay."""
-    step_s: Seconds | None = None
-    """`a`: seconds of the latest step. None: none has been seen."""
-    verification_s: Seconds | None = None
-    """`b`, of the latest verification."""
+    steps_s: deque[Seconds] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    """Of the latest steps. `a` is their median; the paper takes the last one, which a moment's load on the machine misleads."""
+    verifications_s: deque[Seconds] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    """Of the latest verifications; `b` is their median."""
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     """(right guesses before the first wrong one, guesses) of the latest verifications."""
 
@@ -83,11 +84,11 @@ class Stride:
 
     def wrote(self, seconds: Seconds) -> None:
         """A step took so long, its guess included."""
-        self.step_s = seconds
+        self.steps_s.append(seconds)
 
     def verified(self, matched: int, guessed: int, seconds: Seconds) -> None:
         """A verification of `guessed` guesses, the first `matched` of which were right. None guessed: only its time is learned."""
-        self.verification_s = seconds
+        self.verifications_s.append(seconds)
         if guessed:
             self.recent.append((matched, guessed))
 
@@ -95,10 +96,10 @@ class Stride:
         """Guesses of the next round; 0: the next step is written when its passage is known."""
         if self.fixed is not None:
             return self.fixed
-        if self.step_s is None or self.verification_s is None or not self.recent:
+        if not (self.steps_s and self.verifications_s and self.recent):
             return 1
-        chance = self.chance
-        steps = best_stride(self.step_s, self.verification_s, chance, self.overlapped)
-        if self.gated and not pays(self.step_s, self.verification_s, chance, steps, self.overlapped):
+        a, b, chance = median(self.steps_s), median(self.verifications_s), self.chance
+        steps = best_stride(a, b, chance, self.overlapped)
+        if self.gated and not pays(a, b, chance, steps, self.overlapped):
             return 0
         return steps
