@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.documents import Document
+
+if TYPE_CHECKING:
+    from flowserve.retrieval.lookup import Lookup
 
 Vectors = NDArray[np.float32]
 """Axes (texts, dimension), rows of unit length."""
@@ -81,6 +84,11 @@ class RetrievalService(Protocol):
 
     async def search(self, index: str, query: str, k: int) -> list[Doc]:
         """At most `k` hits, best first, ties by passage id. Raises UnknownName, RetrievalError."""
+        ...
+
+    async def lookup(self, index: str) -> "Lookup":
+        """What a generation looks things up in: the index as it is now, whatever is committed later. Raises UnknownName,
+        RetrievalError."""
         ...
 
     async def ingest(self, index: str, documents: Sequence[Document], progress: Progress | None = None) -> IndexInfo:

@@ -25,7 +25,9 @@ from flowserve.retrieval.batch import Batcher
 from flowserve.retrieval.documents import Document, Passage
 from flowserve.retrieval.exact import ExactIndex
 from flowserve.retrieval.faiss_index import FaissIndex
-from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, VectorIndex, Vectors
+from flowserve.retrieval.flat_batch import FlatBatch
+from flowserve.retrieval.lookup import DenseLookup, Lookup
+from flowserve.retrieval.protocols import Embedder, Ids, IndexInfo, Progress, VectorIndex, Vectors
 from flowserve.retrieval.registry import embedder_named
 from flowserve.retrieval.snapshot import Snapshot, empty
 from flowserve.retrieval.split import Splitting
@@ -150,6 +152,22 @@ class Retrieval:
                 raise RetrievalError("retrieval was closed during this search") from None
             raise
         return [Doc(doc.text, doc.id, doc.document, doc.score, dict(doc.metadata)) for doc in docs]
+
+    async def lookup(self, index: str) -> Lookup:
+        self._check_open()
+        _check_name(index)
+        opened = await self._in(self._searching, lambda: self._open(index))
+        exact = isinstance(opened.index, ExactIndex | FaissIndex)
+        find = FlatBatch(opened.snapshot.vectors).search if exact else opened.index.search
+
+        async def search(queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+            return await self._in(self._searching, lambda: find(queries, k))
+
+        async def embed(text: str) -> Vectors:
+            vector: Vectors = (await self.embed([text]))[0]
+            return vector
+
+        return DenseLookup(opened.snapshot.vectors, search, embed, opened.snapshot.passages.__getitem__)
 
     async def ingest(self, index: str, documents: Sequence[Document], progress: Progress | None = None) -> IndexInfo:
         _check_name(index)
