@@ -578,7 +578,9 @@ class Driver:
         if isinstance(did, RollBack) and did.tokens:
             task.record.wasted_tokens += did.tokens
             self.post(e.TokensProduced(run.id, task.id, command.attempt, did.tokens, command.engine, trial=True))
-        self.reporter.speculated(run, task, did)
+        engine = command.engine  # of a hedged call, only the one that readers see tells
+        if engine is not None and task.streams.get(engine) is task.collected:
+            self.reporter.speculated(run, task, did)
 
     def _watch(self, run: Run, task: TaskState, command: c.Dispatch, chain: Chain, output: Output) -> None:
         """A call that may end early has written something: fork it, if this is the place; it may have used up its budget."""
