@@ -1,6 +1,8 @@
-"""Every vector for a batch of queries, in one pass over memory: eight queries take little longer than one.
+"""Every vector for a batch of queries, in one pass over memory.
 
-FAISS's flat index goes through its vectors once per query, unless there are twenty (1.15). The answer is that of `exact`, to the
+FAISS's flat index goes through its vectors once per query, unless there are twenty (1.15). Here vectors are taken a few at a time,
+for all queries while they lie in a core's cache: three queries take 1.5 times as long as one, eight 2.7 times (one core of a Xeon
+with 2 MiB of cache, 384 dimensions); BLAS's product of matrices, which copies first, 3.7 and 3.6 times. The answer is that of `exact`, to the
 last digit: candidates come from float32, scores from float64.
 """
 
@@ -13,7 +15,9 @@ from flowserve.retrieval.protocols import Ids, Vectors
 Scores = NDArray[np.float64]
 
 BLOCK = 1 << 15
-"""Vectors multiplied at a time; 48 MiB at 384 dimensions."""
+"""Vectors whose cosines are looked through at a time."""
+TILE = 256
+"""Vectors multiplied at a time; 384 KiB at 384 dimensions."""
 MARGIN = 1e-5
 """More than float32 and rounding can move the cosine of two unit vectors."""
 
@@ -37,7 +41,7 @@ class FlatBatch:
         found: list[tuple[Scores, Ids]] = [(np.zeros(0), np.zeros(0, np.int64)) for _ in queries]
         if k:
             for start in range(0, len(self), BLOCK):
-                near = queries @ self._vectors[start : start + BLOCK].T
+                near = _products(queries, self._vectors[start : start + BLOCK])
                 found = [
                     self._merged(query, *so_far, row, start, k)
                     for query, so_far, row in zip(queries, found, near, strict=True)
@@ -59,3 +63,13 @@ class FlatBatch:
         rows = np.concatenate([rows, hits + start])
         order = np.lexsort((rows, -scores))[:k]
         return scores[order], rows[order]
+
+
+def _products(queries: Vectors, vectors: Vectors) -> Vectors:
+    """(queries, vectors) in float32."""
+    near = np.empty((len(queries), len(vectors)), np.float32)
+    for start in range(0, len(vectors), TILE):
+        tile = vectors[start : start + TILE]
+        for query, row in zip(queries, near, strict=True):
+            np.dot(tile, query, out=row[start : start + len(tile)])
+    return near

@@ -135,7 +135,7 @@ def test_where_it_does_not_pay_guesses_are_made_but_nothing_is_written_behind_th
     stride = Stride()
     stride.wrote(0.1)
     for _ in range(5):
-        stride.verified(0, 1, 1.0)
+        stride.verified(0, 1, 1, 1.0)
     state = Speculation(Mode.SPECULATIVE, stride)
     begin(state)
     assert step(state, Looked(0, 7, 0.0)) == [Verify(0, 1)]

@@ -1,6 +1,7 @@
 """How many steps are guessed before they are verified: OS3 of RaLMSpec (Zhang et al., arXiv 2401.14021, section 4), and when none is.
 
-A step is a guess and the tokens that are written with it; it takes `a` seconds. A batched verification takes `b`. With a chance
+A step is a guess and the tokens that are written with it; it takes `a` seconds. A verification of one guess takes `b`, of each one more
+in the same batch `more` beside: the paper takes batches to be as fast as single searches, which few indexes are. With a chance
 `g` that a guess is right, s guesses bring (1 - g^s) / (1 - g) verified steps: those before the first wrong one, and that one, whose
 passage is known then. The paper maximises verified steps per second; without overlap it does not charge a wrong step for being written again. The
 paper's choice is ours; but where, with that charge, it would not pay, no step is written before it is verified (stride 0). Guesses
@@ -8,7 +9,9 @@ are still made and compared then, which costs a look into the cache, so that spe
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import median
 
 from flowserve.errors import ConfigError
@@ -28,8 +31,9 @@ def verified_steps(chance: float, steps: int) -> float:
     return sum(chance**i for i in range(steps))
 
 
-def round_s(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool) -> Seconds:
+def round_s(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool, more: Seconds = 0.0) -> Seconds:
     """Expected seconds of a round, as the paper has it. Overlapped: the last step is written while the round is verified."""
+    b += more * (steps - 1)
     alone = steps * a + b
     if not overlapped:
         return alone
@@ -37,21 +41,21 @@ def round_s(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool)
     return right * ((steps - 1) * a + max(a, b)) + (1 - right) * alone
 
 
-def best_stride(a: Seconds, b: Seconds, chance: float, overlapped: bool = False) -> int:
+def best_stride(a: Seconds, b: Seconds, chance: float, overlapped: bool = False, more: Seconds = 0.0) -> int:
     """The stride, 1 to MOST_STEPS, with the most verified steps per second; the smallest of equals."""
     return max(
         range(1, MOST_STEPS + 1),
-        key=lambda s: verified_steps(chance, s) / round_s(a, b, chance, s, overlapped),
+        key=lambda s: verified_steps(chance, s) / round_s(a, b, chance, s, overlapped, more),
     )
 
 
-def pays(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool = False) -> bool:
+def pays(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool = False, more: Seconds = 0.0) -> bool:
     """Is a round, its wrong step written again, expected to be faster than the same steps one by one, each at a + b?
 
     Overlapped, the paper's own formula has that: the round is verified before its last step is written.
     """
     again = 0.0 if overlapped else (1 - chance**steps) * a
-    took = round_s(a, b, chance, steps, overlapped) + again
+    took = round_s(a, b, chance, steps, overlapped, more) + again
     return verified_steps(chance, steps) * (a + b) >= MARGIN * took
 
 
@@ -66,8 +70,8 @@ class Stride:
     """With OS3: no speculation where it is not expected to pay."""
     steps_s: deque[Seconds] = field(default_factory=lambda: deque(maxlen=WINDOW))
     """Of the latest steps. `a` is their median; the paper takes the last one, which a moment's load on the machine misleads."""
-    verifications_s: deque[Seconds] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    """Of the latest verifications; `b` is their median."""
+    verifications_s: deque[tuple[int, Seconds]] = field(default_factory=lambda: deque(maxlen=4 * WINDOW))
+    """(queries, seconds) of the latest verifications; a line through them gives `b` and `more`."""
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     """(right guesses before the first wrong one, guesses) of the latest verifications."""
 
@@ -86,9 +90,9 @@ class Stride:
         """A step took so long, its guess included."""
         self.steps_s.append(seconds)
 
-    def verified(self, matched: int, guessed: int, seconds: Seconds) -> None:
-        """A verification of `guessed` guesses, the first `matched` of which were right. None guessed: only its time is learned."""
-        self.verifications_s.append(seconds)
+    def verified(self, matched: int, guessed: int, queries: int, seconds: Seconds) -> None:
+        """A verification of so many queries. Of them `guessed` were judged, the first `matched` were right."""
+        self.verifications_s.append((queries, seconds))
         if guessed:
             self.recent.append((matched, guessed))
 
@@ -98,8 +102,17 @@ class Stride:
             return self.fixed
         if not (self.steps_s and self.verifications_s and self.recent):
             return 1
-        a, b, chance = median(self.steps_s), median(self.verifications_s), self.chance
-        steps = best_stride(a, b, chance, self.overlapped)
-        if self.gated and not pays(a, b, chance, steps, self.overlapped):
+        a, (b, more), chance = median(self.steps_s), line(self.verifications_s), self.chance
+        steps = best_stride(a, b, chance, self.overlapped, more)
+        if self.gated and not pays(a, b, chance, steps, self.overlapped, more):
             return 0
         return steps
+
+
+def line(points: Iterable[tuple[int, Seconds]]) -> tuple[Seconds, Seconds]:
+    """(seconds of one query, seconds of each one more) by the medians of slopes and of rests (Theil and Sen), which a few wild times
+    do not move. Batches of one size only tell no slope: 0."""
+    points = tuple(points)
+    slopes = [(t - s) / (n - m) for (m, s), (n, t) in combinations(points, 2) if m != n]
+    more = max(0.0, median(slopes)) if slopes else 0.0
+    return max(0.0, median(seconds - more * (queries - 1) for queries, seconds in points)), more

@@ -195,7 +195,7 @@ def _found(state: Speculation, rows: tuple[Row, ...], seconds: Seconds) -> list[
     state.verifying = 0
     state.num_guessed += guessed
     state.num_right += right
-    state.stride.verified(right, guessed, seconds)
+    state.stride.verified(right, guessed, len(rows), seconds)
     return out
 
 
