@@ -10,6 +10,7 @@ import pytest
 import flowserve as fs
 from flowserve.core.log import replay
 from flowserve.core.speculation.stride import Stride
+from flowserve.core.speculation.transaction import Mode
 from flowserve.engines.base import Call, Origin
 from flowserve.engines.fake import FakeEngine
 from flowserve.errors import GraphError, RunFailed
@@ -67,6 +68,10 @@ async def ended(
     await runtime.aclose()
     await service.close()
     return run
+
+
+def test_the_modes_that_an_author_may_name_are_the_modes_there_are() -> None:
+    assert tuple(Mode) == MODES
 
 
 def speculation(run: Run) -> list[RunEvent]:
