@@ -38,6 +38,7 @@ def test_speculation_does_not_pay_where_guesses_are_wrong_or_verification_is_fas
     assert not pays(0.1, 0.01, 0.3, 1)
     assert pays(0.1, 0.05, 0.6, 1, overlapped=True)
     assert not pays(0.1, 0.05, 0.0, 1, overlapped=True)
+    assert not pays(0.1, 0.03, 0.6, 1, overlapped=True)  # a wrong step is not stopped at once
 
 
 def test_the_chance_is_right_guesses_over_those_looked_at_of_the_last_five_capped() -> None:

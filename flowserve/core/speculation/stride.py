@@ -52,9 +52,10 @@ def best_stride(a: Seconds, b: Seconds, chance: float, overlapped: bool = False,
 def pays(a: Seconds, b: Seconds, chance: float, steps: int, overlapped: bool = False, more: Seconds = 0.0) -> bool:
     """Is a round, its wrong step written again, expected to be faster than the same steps one by one, each at a + b?
 
-    Overlapped, the paper's own formula has that: the round is verified before its last step is written.
+    Overlapped, the paper's own formula has that, but it takes a wrong step to be stopped as soon as the index has answered. An engine
+    that is computing its prompt goes on to the end of that, so where searches are quicker than steps the step is charged whole.
     """
-    again = 0.0 if overlapped else (1 - chance**steps) * a
+    again = (1 - chance**steps) * (max(0.0, a - b - more * (steps - 1)) if overlapped else a)
     took = round_s(a, b, chance, steps, overlapped, more) + again
     return verified_steps(chance, steps) * (a + b) >= MARGIN * took
 
