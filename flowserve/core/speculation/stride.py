@@ -9,10 +9,8 @@ are still made and compared then, which costs a look into the cache, so that spe
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from statistics import median
 
 from flowserve.errors import ConfigError
 from flowserve.ids import Seconds
@@ -103,7 +101,7 @@ class Stride:
             return self.fixed
         if not (self.steps_s and self.verifications_s and self.recent):
             return 1
-        a, (b, more), chance = median(self.steps_s), line(self.verifications_s), self.chance
+        a, (b, more), chance = median(tuple(self.steps_s)), line(self.verifications_s), self.chance
         steps = best_stride(a, b, chance, self.overlapped, more)
         if self.gated and not pays(a, b, chance, steps, self.overlapped, more):
             return 0
@@ -114,6 +112,12 @@ def line(points: Iterable[tuple[int, Seconds]]) -> tuple[Seconds, Seconds]:
     """(seconds of one query, seconds of each one more) by the medians of slopes and of rests (Theil and Sen), which a few wild times
     do not move. Batches of one size only tell no slope: 0."""
     points = tuple(points)
-    slopes = [(t - s) / (n - m) for (m, s), (n, t) in combinations(points, 2) if m != n]
+    slopes = [(t - s) / (n - m) for i, (m, s) in enumerate(points) for n, t in points[i + 1 :] if m != n]
     more = max(0.0, median(slopes)) if slopes else 0.0
-    return max(0.0, median(seconds - more * (queries - 1) for queries, seconds in points)), more
+    return max(0.0, median([seconds - more * (queries - 1) for queries, seconds in points])), more
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one, or the mean of the two in the middle. values: not empty."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
