@@ -19,6 +19,9 @@ from flowserve.ids import Bytes, Seconds
 
 SLACK = 64
 """Places in a heap that may be out of date, beside as many as there are records, before it is made anew."""
+HALF_LIFE = 16
+"""Of a count that decays: uses per resident record until it is half. Shorter forgets what is popular for good
+(docs/results/2026-11-29-eviction.md), longer keeps what was popular once."""
 
 
 class Eviction(Protocol):
@@ -106,7 +109,7 @@ class Ranked:
 
     def __init__(self, rank: Rank, *, remembers: bool = False, decays: bool = False) -> None:
         """`remembers`: counts go on where they were when a record comes back soon; as many are remembered as were ever resident
-        at once. `decays`: a count halves while as many uses go by as records are resident."""
+        at once. `decays`: a count halves while HALF_LIFE uses per resident record go by."""
         self.clock = 0.0
         """Rank of the most valuable record that was evicted so far: what GDSF ages by."""
         self._rank = rank
@@ -181,7 +184,7 @@ class Ranked:
     def _use(self, entry: Entry, saved_s: Seconds, load_s: Seconds) -> None:
         self._now += 1
         if self._decays:
-            entry.uses *= 0.5 ** ((self._now - entry.used) / len(self._entries))
+            entry.uses *= 0.5 ** ((self._now - entry.used) / (HALF_LIFE * len(self._entries)))
         entry.times += 1
         entry.net_cost += ((saved_s - load_s) / entry.nbytes - entry.net_cost) / entry.times
         entry.uses += 1.0

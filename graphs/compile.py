@@ -206,7 +206,7 @@ class _Compiler:
             case ToolSpec() as tool:
                 return self.tools.index(tool.name, tool)
             case SearchSpec() as search:
-                return self.searches.index(search.index, search)
+                return self.searches.index(repr(search), search)
             case SampleSpec() as sample:
                 return self.samples.index(repr(sample), sample)
             case AgentDecl() as agent:

@@ -148,7 +148,9 @@ class Decoder(Tables):
         if kind is Kind.SEARCH:
             if "index" not in data:
                 self._note(data["name"], "the name of an index", "none", FIX)
-            return SearchSpec(data.get("index", ""))
+            return SearchSpec(
+                data.get("index", ""), tuple(sorted(data.get("where", {}).items())), data.get("rerank", 0)
+            )
         if kind is Kind.SAMPLE:
             return self._sample(data)
         return None

@@ -72,7 +72,8 @@ def _bound(plan: Plan, node: Node) -> str:
             words += f", looks into {llm.retrieve_from} every {llm.retrieve_every}" if llm.retrieve_every else ""
             return words + (", approximate: may end early" if llm.exit is not None else "")
         case Kind.SEARCH:
-            index = plan.searches[node.target].index
+            search = plan.searches[node.target]
+            index = search.index + "".join(f", {name}={value}" for name, value in search.where)
             return index if node.degrade is None else f"{index}, {node.limit} passages"
         case Kind.MAP:
             return f"up to {node.limit:,}" + (", as they are written" if node.streams is not None else "")

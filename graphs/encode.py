@@ -161,7 +161,9 @@ def _target(plan: Plan, node: Node) -> dict[str, Any]:
         case Kind.DYNAMIC:
             return {"uses": plan.dynamics[node.target].name}
         case Kind.SEARCH:
-            return {"index": plan.searches[node.target].index}
+            search = plan.searches[node.target]
+            asked = {"where": dict(search.where) or None, "rerank": search.rerank or None}
+            return {"index": search.index, **_without_none(asked)}
         case Kind.SAMPLE:
             spec = plan.samples[node.target]
             told = {"vote": spec.vote, "rule": spec.rule, "rule_args": dict(spec.rule_args), "wave": spec.wave}

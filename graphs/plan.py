@@ -330,6 +330,10 @@ class SearchSpec:
     """A search of a named index; arguments `query: str` and `k: int` come with the node."""
 
     index: str
+    where: tuple[tuple[str, str], ...] = ()
+    """Metadata that a passage must have, all of it, ordered by name."""
+    rerank: int = 0
+    """So many candidates are put in order by the reranker; 0: they stay as the index ranks them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """`fs.Index(name).search(query, k=)`: a search of an index that the server holds under that name."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,9 @@ from flowserve.graphs.values import Value
 
 DEFAULT_K = 5
 MAX_K = 10_000
+MAX_RERANK = 1000
+MAX_FILTER = 16
+"""Pairs of metadata."""
 
 
 _SIGNATURE = Signature(
@@ -25,8 +29,10 @@ _SIGNATURE = Signature(
 class SearchNode(Node[..., list[Doc]]):
     """One search. Call it in a workflow, `.map` it over queries."""
 
-    def __init__(self, index: str, **options: Any) -> None:
+    def __init__(self, index: str, where: Mapping[str, str] | None = None, rerank: int = 0, **options: Any) -> None:
         self.index = index
+        self.rerank = rerank
+        self.where = {} if where is None else where
         self.settings, self.setting_problems = settings.read(**options)
         self.least: int | None = None
         self.harm: float | None = None
@@ -45,14 +51,17 @@ class SearchNode(Node[..., list[Doc]]):
         return _SIGNATURE
 
     def problems(self) -> tuple[Problem, ...]:
-        if isinstance(self.index, str) and self.index and len(self.index) <= 200:
-            return self.setting_problems
-        return (
-            *self.setting_problems,
-            Problem(
-                "search", "the name of an index", f"fs.Index({self.index!r})", "Name the index as it was ingested."
-            ),
-        )
+        found = [*self.setting_problems]
+        if not (isinstance(self.index, str) and self.index and len(self.index) <= 200):
+            came, remedy = f"fs.Index({self.index!r})", "Name the index as it was ingested."
+            found.append(Problem("search", "the name of an index", came, remedy))
+        if not _is_filter(self.where):
+            wanted, came = f"where= up to {MAX_FILTER} pairs of text, name and value", f"where={self.where!r:.80}"
+            found.append(Problem("search", wanted, came, 'Write e.g. where={"language": "en"}.'))
+        if not (self.rerank == 0 or settings.is_count(self.rerank, 1, MAX_RERANK)):
+            wanted = f"rerank= a number of candidates from 1 to {MAX_RERANK:,}, or 0"
+            found.append(Problem("search", wanted, f"rerank={self.rerank!r:.80}", "Write e.g. rerank=20."))
+        return tuple(found)
 
     def declare(self, trace: Trace, args: dict[str, object]) -> Value:
         exprs = trace.lift_all(self.signature, args)
@@ -65,7 +74,7 @@ class SearchNode(Node[..., list[Doc]]):
             Kind.SEARCH,
             self.name,
             exprs,
-            SearchSpec(self.index),
+            SearchSpec(self.index, tuple(sorted(self.where.items())), self.rerank),
             self.settings,
             limit=limit,
             named_by=named_by,
@@ -85,12 +94,37 @@ class SearchNode(Node[..., list[Doc]]):
         return most, degradation_of(trace, self.name, self.least, self.harm, 1, most)
 
 
-class Index:
-    """An index of passages, by name. It need not exist before the workflow runs."""
+def _is_filter(where: object) -> bool:
+    if not isinstance(where, Mapping) or len(where) > MAX_FILTER:
+        return False
+    return all(isinstance(part, str) and len(part) <= 2048 for pair in where.items() for part in pair)
 
-    def __init__(self, name: str, *, retry: int | Retry = 0, timeout: float | None = None, cache: bool = False) -> None:
+
+class Index:
+    """An index of passages, by name. It need not exist before the workflow runs; its kind is said when it is ingested.
+
+    `where`: metadata that passages must have to be found, all of it. `rerank`: so many candidates are put in order by the
+    server's reranker before the first k of them are taken.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        where: Mapping[str, str] | None = None,
+        rerank: int = 0,
+        retry: int | Retry = 0,
+        timeout: float | None = None,
+        cache: bool = False,
+    ) -> None:
         self.name = name
-        self._options: dict[str, Any] = {"retry": retry, "timeout": timeout, "cache": cache}
+        self._options: dict[str, Any] = {
+            "where": where,
+            "rerank": rerank,
+            "retry": retry,
+            "timeout": timeout,
+            "cache": cache,
+        }
 
     @cached_property
     def search(self) -> SearchNode:

@@ -1,7 +1,7 @@
 """From files to passages that can be found by meaning.
 
-Documents are loaded (`load`), split (`split`), embedded (`embed`, `minilm`), kept in a folder (`store`) and searched
-(`faiss_index`, with `exact` as its oracle). `service` is the only file with threads; start reading there.
+Documents are loaded (`load`), split (`split`), embedded (`embed`, `minilm`), kept in a folder (`store`, `library`) and
+searched, in the way of the index's kind (`kinds`). `service` is the only file with threads; start reading there.
 """
 
 if __name__ != "flowserve.retrieval":  # a bare import would make a second copy of every class
@@ -12,7 +12,7 @@ if __name__ != "flowserve.retrieval":  # a bare import would make a second copy 
 from flowserve.retrieval.documents import Document, Passage
 from flowserve.retrieval.load import Loaded, Skipped, load
 from flowserve.retrieval.progress import progress_bars
-from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, RetrievalService, VectorIndex, Vectors
+from flowserve.retrieval.protocols import Embedder, IndexInfo, Progress, RetrievalService, Vectors
 from flowserve.retrieval.registry import embedder_named
 from flowserve.retrieval.service import Retrieval
 from flowserve.retrieval.split import Splitting, split
@@ -28,7 +28,6 @@ __all__ = [
     "RetrievalService",
     "Skipped",
     "Splitting",
-    "VectorIndex",
     "Vectors",
     "embedder_named",
     "load",

@@ -6,53 +6,47 @@ the pure files beside this one; what lies on disk is `store`'s.
 """
 
 import asyncio
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 
-from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError, TooLarge, UnknownName
+from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError
 from flowserve.graphs.types import Doc
-from flowserve.ids import Tokens
-from flowserve.retrieval import ingest
 from flowserve.retrieval.batch import Batcher
+from flowserve.retrieval.checks import check_name, check_query, check_rerank, check_text, checked_filter
 from flowserve.retrieval.documents import Document, Passage
-from flowserve.retrieval.exact import ExactIndex
-from flowserve.retrieval.faiss_index import FaissIndex
 from flowserve.retrieval.flat_batch import FlatBatch
+from flowserve.retrieval.library import Library
 from flowserve.retrieval.lookup import DenseLookup, Lookup
-from flowserve.retrieval.protocols import Embedder, Ids, IndexInfo, Progress, VectorIndex, Vectors
+from flowserve.retrieval.opened import Filter, Look, look_together
+from flowserve.retrieval.owners import folder_of, key_of
+from flowserve.retrieval.protocols import (
+    Embedder,
+    Ids,
+    IndexInfo,
+    Progress,
+    Query,
+    Ranking,
+    Searcher,
+    Vectors,
+    Where,
+)
 from flowserve.retrieval.registry import embedder_named
-from flowserve.retrieval.snapshot import Snapshot, empty
-from flowserve.retrieval.split import Splitting
-from flowserve.retrieval.store import IndexStore, Manifest
+from flowserve.retrieval.rerank import EmbeddingReranker, Reranker
+from flowserve.retrieval.snapshot import Snapshot
+from flowserve.retrieval.spec import parse
+from flowserve.retrieval.split import Splitting, joined
 
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-"""No separators, no leading dot: a name is one folder, never a path."""
-MAX_K = 1000
-MAX_TEXT_CHARS = 100_000
-"""Of one query or one text to embed; a passage is far shorter."""
-MAX_ID_CHARS = 512
 BATCH = 32
 """Texts that are embedded in one call: large enough to fill the model, small enough that a query does not wait long."""
 
 T = TypeVar("T")
-MakeIndex = Callable[[int], VectorIndex]
-"""Dimension -> an empty index."""
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """An embedder that cuts texts that are too long."""
-
-    @property
-    def max_tokens(self) -> Tokens: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +66,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An index in memory. Immutable: a commit makes a new one."""
-
-    signature: bytes
-    snapshot: Snapshot
-    index: VectorIndex
-
-
-@dataclass(frozen=True, slots=True)
 class _Flight:
     """What makes two searches the same one. `commits` keeps a search from joining one that began before a commit."""
 
     index: str
     query: str
     k: int
+    wanted: Filter
+    rerank: int
     commits: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where what comes on one event loop waits to be batched."""
+
+    loop: asyncio.AbstractEventLoop
+    embedding: Batcher[str, Vectors]
+    """Text -> (dimension,)."""
+    searching: dict[str, Batcher[Look, Ranking]]
+    """By index: a slow one does not hold up the others."""
 
 
 class Retrieval:
@@ -102,19 +100,19 @@ class Retrieval:
         embedder: Embedder | str = "minilm",
         *,
         splitting: Splitting | None = None,
-        index: MakeIndex | None = None,
         limits: Limits | None = None,
+        private: bool = False,
+        reranker: Reranker | None = None,
     ) -> None:
-        self._folder = Path(folder)
+        """`private`: tenants have indexes of their own. `reranker` None: by the vectors of the index."""
+        self._private = private
+        self._reranker = reranker or EmbeddingReranker()
         self._embedder = embedder_named(embedder) if isinstance(embedder, str) else embedder
-        self._splitting = splitting or Splitting()
-        self._make_index = index or _default_index()
         self._limits = limits or Limits()
-        self._opened: dict[str, Opened] = {}
-        self._opening = threading.Lock()
-        self._commits = 0
+        self._library = Library(Path(folder), self._embedder, splitting or Splitting(), self._limits.open_indexes)
         self._flights: dict[_Flight, asyncio.Task[list[Doc]]] = {}
-        self._batcher: tuple[asyncio.AbstractEventLoop, Batcher] | None = None
+        self._desk: _Desk | None = None
+        self._num_staged = 0
         self._writes = 0
         self._closed = threading.Event()
         self._embedding = ThreadPoolExecutor(1, "flowserve-embed")
@@ -122,27 +120,33 @@ class Retrieval:
         self._searching = ThreadPoolExecutor(self._limits.search_threads, "flowserve-search")
 
     def __repr__(self) -> str:
-        return f"Retrieval({str(self._folder)!r}, {self._embedder!r}, open={sorted(self._opened)})"
+        return f"Retrieval({self._library!r})"
 
     @property
     def embedder(self) -> Embedder:
         """What new indexes are made with. Loaded by its first use."""
         return self._embedder
 
-    async def search(self, index: str, query: str, k: int) -> list[Doc]:
+    async def search(
+        self,
+        index: str,
+        query: str,
+        k: int,
+        where: Where | None = None,
+        tenant: str = "",
+        rerank: int = 0,
+    ) -> list[Doc]:
         self._check_open()
-        _check_name(index)
-        _check_text("query", query)
-        if not query.strip():
-            raise InputError("the query is empty; expected some words to look for")
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
-            raise InputError(f"k must be a whole number between 1 and {MAX_K}, got {k!r}")
-        flight = _Flight(index, query, k, self._commits)
+        check_name(index)
+        check_query(query, k)
+        check_rerank(rerank)
+        flight = _Flight(
+            self._readable(index, tenant), query, k, checked_filter(where), rerank, self._library.num_commits
+        )
         task = self._flights.get(flight)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
-            if len(self._flights) >= self._limits.waiting_queries:
-                raise Overloaded(f"{len(self._flights)} searches are waiting already", retry_after_s=1.0)
-            task = self._flights[flight] = asyncio.create_task(self._search(index, query, k))
+            self._check_room()
+            task = self._flights[flight] = asyncio.create_task(self._search(flight))
             task.add_done_callback(lambda done: self._landed(flight, done))
         # Shielded: the first caller may leave while others wait for the same hits.
         try:
@@ -153,12 +157,18 @@ class Retrieval:
             raise
         return [Doc(doc.text, doc.id, doc.document, doc.score, dict(doc.metadata)) for doc in docs]
 
-    async def lookup(self, index: str) -> Lookup:
+    async def lookup(self, index: str, tenant: str = "") -> Lookup:
         self._check_open()
-        _check_name(index)
-        opened = await self._in(self._searching, lambda: self._open(index))
-        exact = isinstance(opened.index, ExactIndex | FaissIndex)
-        find = FlatBatch(opened.snapshot.vectors).search if exact else opened.index.search
+        check_name(index)
+        key = self._readable(index, tenant)
+        opened = await self._in(self._searching, lambda: self._library.open(key))
+        snapshot, searcher = opened.snapshot, opened.searcher
+        if snapshot.spec.kind not in ("exact", "ivf", "hnsw", "pq"):
+            raise RetrievalError(
+                f"index '{index}' is of kind '{snapshot.spec.kind}'; what is looked up while an answer is written needs one that "
+                "goes by vectors alone: ingest the documents into an index of kind exact, ivf, hnsw or pq"
+            )
+        find = FlatBatch(snapshot.vectors).search if snapshot.spec.kind == "exact" else partial(_rows, searcher)
 
         async def search(queries: Vectors, k: int) -> tuple[Vectors, Ids]:
             return await self._in(self._searching, lambda: find(queries, k))
@@ -167,47 +177,82 @@ class Retrieval:
             vector: Vectors = (await self.embed([text]))[0]
             return vector
 
-        return DenseLookup(opened.snapshot.vectors, search, embed, opened.snapshot.passages.__getitem__)
+        return DenseLookup(snapshot.vectors, search, embed, snapshot.passages.__getitem__)
 
-    async def ingest(self, index: str, documents: Sequence[Document], progress: Progress | None = None) -> IndexInfo:
-        _check_name(index)
+    async def stages(
+        self, index: str, query: str, k: int, where: Where | None = None, tenant: str = ""
+    ) -> AsyncIterator[list[Doc]]:
+        self._check_open()
+        check_name(index)
+        check_query(query, k)
+        wanted = checked_filter(where)
+        self._check_room()
+        self._num_staged += 1
+        try:
+            look = await self._look(self._readable(index, tenant), query, k, wanted)
+            rankings = await self._in(self._searching, look.stages)
+            while (ranking := await self._in(self._searching, lambda: next(rankings, None))) is not None:
+                yield look.opened.docs(ranking)
+        except asyncio.CancelledError:
+            if self._closed.is_set():
+                raise RetrievalError("retrieval was closed during this search") from None
+            raise
+        finally:
+            self._num_staged -= 1
+
+    async def ingest(
+        self,
+        index: str,
+        documents: Sequence[Document],
+        progress: Progress | None = None,
+        kind: str | None = None,
+        tenant: str = "",
+    ) -> IndexInfo:
+        check_name(index)
+        key = self._own(index, tenant)
+        spec = None if kind is None else parse(kind)
         report = progress or (lambda what, done, total: None)
-        left = threading.Event()
-        return await self._write(lambda: self._ingest(index, list(documents), report, left), left)
+        left, given = threading.Event(), list(documents)
+        embed = partial(self._embed_all, left)
+        return await self._write(lambda: self._library.ingest(key, given, spec, embed, report), left)
 
-    async def delete(self, index: str, documents: Sequence[str]) -> int:
-        _check_name(index)
-        return await self._write(lambda: self._delete(index, list(documents)), threading.Event())
+    async def delete(self, index: str, documents: Sequence[str], tenant: str = "") -> int:
+        check_name(index)
+        key = self._own(index, tenant)
+        if self._readable(index, tenant) != key:
+            raise InputError(f"index '{index}' is shared; a tenant can delete from indexes of its own only")
+        return await self._write(partial(self._library.delete, key, list(documents)), threading.Event())
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         self._check_open()
         for text in texts:
-            _check_text("text", text)
-        batcher = self._current_batcher()
+            check_text("text", text)
+        batcher = self._current_desk().embedding
         if len(batcher) + len(texts) > 2 * self._limits.waiting_queries:
             raise Overloaded(f"{len(batcher)} texts are waiting to be embedded already", retry_after_s=1.0)
         if not texts:
             return np.zeros((0, await self._in(self._embedding, lambda: self._embedder.dimension)), np.float32)
-        return np.stack(await asyncio.gather(*(batcher.embed(text) for text in texts)))
+        return np.stack(await asyncio.gather(*(batcher.do(text) for text in texts)))
 
     async def passages(self, index: str) -> Sequence[Passage]:
         """All passages of an index, in the order of their ids."""
         self._check_open()
-        _check_name(index)
-        return (await self._in(self._searching, lambda: self._open(index))).snapshot.passages
+        check_name(index)
+        return (await self._in(self._searching, lambda: self._library.open(index))).snapshot.passages
 
-    def info(self, index: str) -> IndexInfo:
-        _check_name(index)
-        manifest = self._store(index).manifest()
-        if manifest is None:
-            raise UnknownName("index", index, self.names())
-        return _info(index, manifest)
+    async def documents(self, index: str, ids: Sequence[str], tenant: str = "") -> list[Document]:
+        self._check_open()
+        check_name(index)
+        key = self._readable(index, tenant)
+        return await self._in(self._searching, lambda: _documents(self._library.open(key).snapshot, ids))
 
-    def names(self) -> list[str]:
-        if not self._folder.is_dir():
-            return []
-        names = (path.name for path in self._folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
-        return sorted(name for name in names if self._store(name).exists())
+    def info(self, index: str, tenant: str = "") -> IndexInfo:
+        check_name(index)
+        return self._library.info(self._readable(index, tenant))
+
+    def names(self, tenant: str = "") -> list[str]:
+        own = self._library.names(folder_of(tenant)) if self._private else []
+        return sorted({*self._library.names(), *own})
 
     async def close(self) -> None:
         """Stop what waits, let threads end what they are in the middle of. Calling it again does nothing."""
@@ -223,16 +268,57 @@ class Retrieval:
                 pool.shutdown(wait=True, cancel_futures=True)
 
         await asyncio.to_thread(shut)
-        self._opened.clear()
+        self._library.forget()
 
     # On the event loop
 
-    async def _search(self, index: str, query: str, k: int) -> list[Doc]:
-        opened = await self._in(self._searching, lambda: self._open(index))
-        if not opened.snapshot.passages:
-            return []
-        vector = await self._current_batcher().embed(query)
-        return await self._in(self._searching, lambda: _look_up(opened, vector[None], k))
+    async def _search(self, flight: _Flight) -> list[Doc]:
+        num_candidates = max(flight.k, flight.rerank)
+        wants_vector = flight.rerank > 0 and self._reranker.wants_vector
+        look = await self._look(flight.index, flight.query, num_candidates, flight.wanted, wants_vector)
+        ranking = await self._ranking(flight.index, look)
+        if flight.rerank:
+            rerank = partial(look.opened.reranked, self._reranker, look.query, ranking, flight.k)
+            ranking = await self._in(self._embedding, rerank)
+        return look.opened.docs(ranking)
+
+    async def _ranking(self, index: str, look: Look) -> Ranking:
+        """What is found, together with other searches of the index that wait."""
+        desk = self._current_desk()
+        batcher = desk.searching.get(index)
+        if batcher is None:
+            batcher = desk.searching[index] = Batcher(
+                lambda looks: desk.loop.run_in_executor(self._searching, look_together, looks),
+                BATCH,
+                "searching",
+                self._limits.search_threads,
+            )
+        try:
+            return await batcher.do(look)
+        finally:
+            if batcher.idle:
+                desk.searching.pop(index, None)
+
+    async def _look(self, index: str, query: str, k: int, wanted: Filter, wants_vector: bool = False) -> Look:
+        """The generation that is committed now, and the query as it wants it."""
+        opened = await self._in(self._searching, lambda: self._library.open(index))
+        wants_vector = wants_vector or opened.searcher.wants_vector
+        vector = await self._current_desk().embedding.do(query) if wants_vector and opened.snapshot.passages else None
+        return Look(opened, Query(query, vector), k, wanted)
+
+    def _own(self, index: str, tenant: str) -> str:
+        """The key of the index that `tenant` may change."""
+        return key_of(index, tenant if self._private else "")
+
+    def _readable(self, index: str, tenant: str) -> str:
+        """The key of the tenant's own index, or of the shared one where it has none but that exists."""
+        own = self._own(index, tenant)
+        return own if own == index or self._library.exists(own) or not self._library.exists(index) else index
+
+    def _check_room(self) -> None:
+        waiting = len(self._flights) + self._num_staged
+        if waiting >= self._limits.waiting_queries:
+            raise Overloaded(f"{waiting} searches are waiting already", retry_after_s=1.0)
 
     def _landed(self, flight: _Flight, done: "asyncio.Task[list[Doc]]") -> None:
         if self._flights.get(flight) is done:
@@ -263,14 +349,19 @@ class Retrieval:
             self._check_open()  # the pool was shut down in between
             raise
 
-    def _current_batcher(self) -> Batcher:
+    def _current_desk(self) -> _Desk:
         loop = asyncio.get_running_loop()
-        if self._batcher is None or self._batcher[0] is not loop:
-            self._batcher = (
+        if self._desk is None or self._desk.loop is not loop:
+            self._desk = _Desk(
                 loop,
-                Batcher(lambda texts: loop.run_in_executor(self._embedding, self._embed, texts), BATCH),
+                Batcher(
+                    lambda texts: loop.run_in_executor(self._embedding, lambda: list(self._embed(texts))),
+                    BATCH,
+                    "embedding",
+                ),
+                {},
             )
-        return self._batcher[1]
+        return self._desk
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -278,81 +369,9 @@ class Retrieval:
 
     # On threads
 
-    def _store(self, index: str) -> IndexStore:
-        return IndexStore(self._folder / index)
-
-    def _open(self, index: str) -> Opened:
-        """The committed generation, from memory if it is still the same. Another process may have committed."""
-        store = self._store(index)
-        opened = self._opened.get(index)
-        if opened is None or opened.signature != store.signature():
-            with self._opening:
-                opened = self._opened.get(index)
-                if opened is None or opened.signature != store.signature():
-                    found = store.read()
-                    if found is None:
-                        self._opened.pop(index, None)
-                        raise UnknownName("index", index, self.names())
-                    opened = self._hold(index, *found)
-        self._check_embedder(index, opened.snapshot)
-        return opened
-
-    def _hold(self, index: str, signature: bytes, snapshot: Snapshot) -> Opened:
-        vectors = self._make_index(snapshot.dimension)
-        vectors.add(np.arange(len(snapshot.passages), dtype=np.int64), snapshot.vectors)
-        self._opened.pop(index, None)
-        while len(self._opened) >= self._limits.open_indexes:
-            del self._opened[next(iter(self._opened))]
-        opened = self._opened[index] = Opened(signature, snapshot, vectors)
-        return opened
-
-    def _check_embedder(self, index: str, snapshot: Snapshot) -> None:
-        ours = (self._embedder.name, self._embedder.dimension)
-        if (snapshot.embedder, snapshot.dimension) != ours:
-            raise RetrievalError(
-                f"index '{index}' was built with embedder '{snapshot.embedder}' ({snapshot.dimension} dimensions), this "
-                f"service embeds with '{ours[0]}' ({ours[1]} dimensions): their vectors cannot be compared. Use "
-                f"'{snapshot.embedder}', or ingest the documents into an index of another name"
-            )
-
-    def _ingest(self, index: str, documents: list[Document], report: Progress, left: threading.Event) -> IndexInfo:
-        _check_documents(documents)
-        self._check_splitting()
-        store = self._store(index)
-        with store.writing():
-            found = store.read()
-            old = found[1] if found is not None else empty(self._embedder.name, self._embedder.dimension)
-            self._check_embedder(index, old)
-            change = ingest.plan(old, documents, self._splitting, self._embedder.count_tokens, report)
-            if found is None or change.digests:
-                vectors = self._embed_all(change.texts, old.dimension, report, left)
-                report("write", 0, 1)
-                self._commit(index, store, ingest.apply(old, change, vectors))
-                report("write", 1, 1)
-        return self.info(index)
-
-    def _delete(self, index: str, documents: list[str]) -> int:
-        store = self._store(index)
-        if not store.exists():
-            raise UnknownName("index", index, self.names())
-        with store.writing():
-            found = store.read()
-            if found is None:
-                raise UnknownName("index", index, self.names())
-            gone = found[1].documents.keys() & set(documents)
-            if gone:
-                self._commit(index, store, ingest.delete(found[1], gone))
-        return len(gone)
-
-    def _commit(self, index: str, store: IndexStore, snapshot: Snapshot) -> None:
-        signature = store.commit(snapshot)
-        self._commits += 1
-        with self._opening:
-            self._hold(index, signature, snapshot)
-
-    def _embed_all(self, texts: Sequence[str], dimension: int, report: Progress, left: threading.Event) -> Vectors:
+    def _embed_all(self, left: threading.Event, texts: Sequence[str], report: Progress) -> Vectors:
         """In slices on the embedding thread, so that queries get in between; texts of like length go together."""
-        vectors = np.zeros((len(texts), dimension), np.float32)
+        vectors = np.zeros((len(texts), self._embedder.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))  # a batch is as slow as its longest
         for start in range(0, len(texts), BATCH):
             if left.is_set() or self._closed.is_set():
@@ -375,58 +394,22 @@ class Retrieval:
             raise RetrievalError(f"embedder '{self._embedder.name}' returned vectors that are not of unit length")
         return vectors
 
-    def _check_splitting(self) -> None:
-        if isinstance(self._embedder, Bounded) and self._splitting.limit_tokens > self._embedder.max_tokens:
-            raise ConfigError(
-                f"passages of {self._splitting.limit_tokens} tokens would be cut by embedder '{self._embedder.name}', "
-                f"which reads {self._embedder.max_tokens}; choose limit_tokens up to that"
-            )
+
+def _documents(snapshot: Snapshot, ids: Sequence[str]) -> list[Document]:
+    passages: dict[str, list[Passage]] = {id: [] for id in ids if id in snapshot.documents}
+    for passage in snapshot.passages:
+        if passage.document in passages:
+            passages[passage.document].append(passage)
+    found = []
+    for id, parts in passages.items():
+        parts.sort(key=lambda part: part.start)
+        found.append(Document(id, joined(parts), dict(parts[0].metadata) if parts else {}))
+    return found
 
 
-def _look_up(opened: Opened, vector: Vectors, k: int) -> list[Doc]:
-    scores, rows = opened.index.search(vector, k)
-    passages = opened.snapshot.passages
-    found = ((passages[row], round(float(score), 6)) for score, row in zip(scores[0], rows[0].tolist(), strict=True))
-    return [Doc(p.text, p.id, p.document, score, p.metadata) for p, score in found]
-
-
-def _info(index: str, manifest: Manifest) -> IndexInfo:
-    return IndexInfo(index, manifest.documents, manifest.passages, manifest.embedder, manifest.generation)
-
-
-def _default_index() -> MakeIndex:
-    """FAISS where it is installed; the numpy index gives the same answers, slower."""
-    return FaissIndex if find_spec("faiss") is not None else ExactIndex
-
-
-def _check_name(index: str) -> None:
-    if not isinstance(index, str) or NAME.fullmatch(index) is None:
-        raise InputError(
-            f"not a name for an index: {index!r:.80}; expected 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot"
-        )
-
-
-def _check_documents(documents: Sequence[Document]) -> None:
-    seen: set[str] = set()
-    for document in documents:
-        if not document.id or len(document.id) > MAX_ID_CHARS or not document.id.isprintable():
-            raise InputError(f"not an id for a document: {document.id!r:.80}; expected 1 to {MAX_ID_CHARS} characters")
-        if document.id in seen:
-            raise InputError(f"document '{document.id}' is given twice; expected each id once")
-        seen.add(document.id)
-        _check_unicode(f"document '{document.id}'", document.text)
-
-
-def _check_text(what: str, text: str) -> None:
-    if len(text) > MAX_TEXT_CHARS:
-        raise TooLarge(f"the {what} has {len(text):,} characters; the limit is {MAX_TEXT_CHARS:,}")
-    _check_unicode(what, text)
-
-
-def _check_unicode(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{what} holds half a surrogate pair at character {error.start}; expected Unicode text"
-        ) from None
+def _rows(searcher: Searcher, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """Scores and rows, both (queries, k); where fewer are found, rows end in -1."""
+    scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    for place, (found_scores, found) in enumerate(searcher.search([Query("", query) for query in queries], k)):
+        scores[place, : len(found)], rows[place, : len(found)] = found_scores, found
+    return scores, rows

@@ -74,6 +74,15 @@ def split(document: Document, splitting: Splitting, count: CountTokens) -> list[
     ]
 
 
+def joined(passages: Sequence[Passage]) -> str:
+    """The text that `split` made these passages of, given all of them in order. White space that stood between two
+    passages was in none: it comes back as that many spaces; at the end of the text it is gone."""
+    text = ""
+    for passage in passages:
+        text = text[: passage.start].ljust(passage.start) + passage.text
+    return text
+
+
 def spans(text: str, splitting: Splitting, count: CountTokens) -> list[Span]:
     """Where the passages of `text` are: in order, every character that is not white space in at least one.
 

@@ -31,17 +31,21 @@ from typing import Any
 
 import numpy as np
 
-from flowserve.errors import StoreError
+from flowserve.errors import InputError, StoreError
 from flowserve.ids import Bytes
 from flowserve.retrieval.documents import Passage
 from flowserve.retrieval.snapshot import Snapshot
+from flowserve.retrieval.spec import EXACT, parse
+from flowserve.retrieval.structure import pack, unpack
 
 FORMAT = "flowserve-index"
-VERSION = 1
+VERSIONS = {False: 1, True: 2}
+"""By whether the index is of another kind than `exact`: one that is not stays readable by what was written before kinds."""
 MANIFEST = "MANIFEST.json"
 NEW_MANIFEST = "MANIFEST.json.new"
 LOCK = "LOCK"
 VECTORS, PASSAGES, DOCUMENTS = FILES = ("vectors.f32", "passages.jsonl", "documents.jsonl")
+STRUCTURE = "structure.bin"
 MAX_MANIFEST_BYTES: Bytes = 1 << 16
 CHUNK_BYTES: Bytes = 1 << 20
 PASSAGE_FIELDS = tuple(field.name for field in fields(Passage))
@@ -69,6 +73,8 @@ class Manifest:
     documents: int
     passages: int
     files: dict[str, FileRecord]
+    kind: str = str(EXACT)
+    """An `IndexSpec` in words. Only an index of another kind than `exact` has it on disk, and has a structure."""
 
     @property
     def folder(self) -> str:
@@ -167,6 +173,7 @@ class IndexStore:
                     len(snapshot.documents),
                     len(snapshot.passages),
                     files,
+                    str(snapshot.spec),
                 )
                 data = _encode_manifest(manifest)
                 with suppress(FileNotFoundError):
@@ -188,13 +195,15 @@ class IndexStore:
 
     def _read_generation(self, manifest: Manifest) -> Snapshot:
         folder = self._folder / manifest.folder
-        raw = {name: self._read_checked(folder / name, manifest.files[name]) for name in FILES}
+        raw = {name: self._read_checked(folder / name, manifest.files[name]) for name in _files_of(manifest.kind)}
         try:
             vectors = np.frombuffer(raw[VECTORS], "<f4").astype(np.float32, copy=False)
             vectors = vectors.reshape(manifest.passages, manifest.dimension)
             passages = tuple(Passage(**json.loads(line)) for line in raw[PASSAGES].splitlines())
             documents = {str(name): str(digest) for name, digest in map(json.loads, raw[DOCUMENTS].splitlines())}
-        except (ValueError, TypeError) as error:
+            spec = parse(manifest.kind)
+            structure = unpack(raw[STRUCTURE]) if STRUCTURE in raw else {}
+        except (ValueError, TypeError, InputError) as error:
             raise self._untrusted(folder, f"its contents are not of this format ({error})") from error
         if (len(passages), len(documents)) != (manifest.passages, manifest.documents):
             raise self._untrusted(
@@ -202,7 +211,8 @@ class IndexStore:
                 f"expected {manifest.passages} passages of {manifest.documents} documents, "
                 f"found {len(passages)} of {len(documents)}",
             )
-        return Snapshot(manifest.generation, manifest.embedder, manifest.dimension, passages, vectors, documents)
+        facts = (manifest.generation, manifest.embedder, manifest.dimension)
+        return Snapshot(*facts, passages, vectors, documents, spec, structure)
 
     def _read_checked(self, path: Path, record: FileRecord) -> bytes:
         try:
@@ -223,15 +233,16 @@ class IndexStore:
             outer = json.loads(data)
             if not isinstance(outer, dict) or outer.get("format") != FORMAT:
                 raise self._untrusted(path, f"it is not a manifest of format '{FORMAT}'")
-            if outer.get("version") != VERSION:
+            if outer.get("version") not in VERSIONS.values():
                 raise StoreError(
-                    f"'{path}' has version {outer.get('version')!r}, this FlowServe reads {VERSION}: use the FlowServe "
+                    f"'{path}' has version {outer.get('version')!r}, this FlowServe reads {max(VERSIONS.values())}: use the FlowServe "
                     "that wrote it, or delete the folder and ingest again"
                 )
             body = outer["index"]
             if outer["sha256"] != _manifest_digest(body):
                 raise self._untrusted(path, "its checksum does not fit its contents")
-            files = {name: FileRecord(**body["files"][name]) for name in FILES}
+            names = _files_of(body.get("kind", str(EXACT)))
+            files = {name: FileRecord(**body["files"][name]) for name in names}
             manifest = Manifest(**{**body, "files": files})
             if _encode_manifest(manifest) != data:
                 raise self._untrusted(path, "it is not in the form in which it was written")
@@ -313,6 +324,12 @@ def _encode(snapshot: Snapshot) -> Iterator[tuple[str, Iterable[bytes]]]:
     yield VECTORS, [vectors.tobytes()]
     yield PASSAGES, (_line({name: getattr(passage, name) for name in PASSAGE_FIELDS}) for passage in snapshot.passages)
     yield DOCUMENTS, (_line(item) for item in sorted(snapshot.documents.items()))
+    if snapshot.spec != EXACT:
+        yield STRUCTURE, pack(snapshot.structure)
+
+
+def _files_of(kind: str) -> tuple[str, ...]:
+    return FILES if kind == str(EXACT) else (*FILES, STRUCTURE)
 
 
 def _line(value: Any) -> bytes:
@@ -340,7 +357,9 @@ def _resized(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _encode_manifest(manifest: Manifest) -> bytes:
     body = asdict(manifest)
-    outer = {"format": FORMAT, "version": VERSION, "index": body, "sha256": _manifest_digest(body)}
+    if not (other := manifest.kind != str(EXACT)):
+        del body["kind"]
+    outer = {"format": FORMAT, "version": VERSIONS[other], "index": body, "sha256": _manifest_digest(body)}
     return json.dumps(outer, indent=2).encode() + b"\n"
 
 

@@ -45,8 +45,12 @@ class Settings:
     """A file that describes the engines (`flowserve.poolspec`), instead of the five settings above."""
     indexes: Path = DEFAULT_INDEXES
     """Folder of the indexes; made when something is ingested."""
+    private_indexes: bool = False
+    """Whether every tenant has indexes of its own, beside those that all may read; else they share all of them."""
     embedder: str = "minilm"
     """For new indexes: `minilm`, `hash`, or a sentence-transformers folder or hub name."""
+    reranker: Path | None = None
+    """Folder of a cross-encoder for searches with `rerank=`; None: by the vectors of the index."""
     certificates: Path | None = None
     """Folder of certificates of exit rules (`flowserve gate stopping`); None: calls end early by the default rule only."""
     shadow_share: float = SHADOW_SHARE
@@ -97,9 +101,11 @@ def pool_spec(settings: Settings) -> PoolSpec:
 
 def make_retrieval(settings: Settings) -> RetrievalService:
     """The service over the folder of indexes. The embedder is loaded at its first use."""
+    from flowserve.retrieval.rerank import CrossEncoderReranker
     from flowserve.retrieval.service import Retrieval
 
-    return Retrieval(settings.indexes, embedder=settings.embedder)
+    reranker = None if settings.reranker is None else CrossEncoderReranker(settings.reranker)
+    return Retrieval(settings.indexes, embedder=settings.embedder, private=settings.private_indexes, reranker=reranker)
 
 
 def make_runtime(
@@ -146,7 +152,7 @@ def checked(choices: Mapping[str, Any]) -> Settings:
     if unknown:
         raise ConfigError(f"expected settings among {', '.join(sorted(known))}; got {', '.join(unknown)}")
     given: dict[str, Any] = dict(choices)
-    for name in ("indexes", "pool", "certificates"):
+    for name in ("indexes", "pool", "reranker", "certificates"):
         if given.get(name) is not None:
             given[name] = Path(given[name])
     if "url" in given:

@@ -20,9 +20,13 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from flowserve.bench import index_kinds
+from flowserve.bench.index_kinds import Say
 from flowserve.errors import ConfigError, RetrievalError
 from flowserve.graphs.types import Doc
-from flowserve.retrieval import Document, Progress, Retrieval, embedder_named, progress_bars
+from flowserve.retrieval import Document, Passage, Progress, Retrieval, embedder_named, progress_bars
+from flowserve.retrieval.protocols import Query
+from flowserve.retrieval.store import IndexStore
 
 INDEX = "bench-retrieval"
 ROUNDS = 3
@@ -48,8 +52,11 @@ def run(
     limit: int | None = None,
     url: str | None = None,
     threads: int | None = None,
+    kinds: Sequence[str] = (),
+    say: Say = print,
 ) -> dict[str, Any]:
-    """Measure; the result is ready for JSON. `limit`: only so many questions. `threads`: of the embedder.
+    """Measure; the result is ready for JSON. `limit`: only so many questions. `threads`: of the embedder. `kinds`:
+    also compare these kinds of indexes on the same passages.
 
     With `url`, the same passages are ingested through that server's door and the same questions asked there; the server
     must use the same embedder. Raises ConfigError for data of another form, RetrievalError when hits differ.
@@ -58,7 +65,9 @@ def run(
         raise ConfigError(f"k must be whole numbers from 1 up, got {list(k)}")
     questions = read_questions(data, limit)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
-        return asyncio.run(_measure(Path(folder), questions, sorted(set(k)), embedder, url, threads, progress))
+        return asyncio.run(
+            _measure(Path(folder), questions, sorted(set(k)), embedder, url, threads, kinds, say, progress)
+        )
 
 
 def read_questions(data: Path, limit: int | None = None) -> list[Question]:
@@ -110,6 +119,8 @@ async def _measure(
     embedder: str,
     url: str | None,
     threads: int | None,
+    kinds: Sequence[str],
+    say: Say,
     progress: Progress,
 ) -> dict[str, Any]:
     retrieval = Retrieval(folder, embedder_named(embedder, threads))
@@ -122,6 +133,8 @@ async def _measure(
         hits, single = await _search_singly(retrieval, questions, max(ks), progress)
         batched = await _search_together(retrieval, questions, max(ks))
         info = retrieval.info(INDEX)
+        passages = await retrieval.passages(INDEX)
+        relevant = _relevant(questions, passages)
         results: dict[str, Any] = {
             "embedder": info.embedder,
             "questions": len(questions),
@@ -130,8 +143,10 @@ async def _measure(
             "load_s": round(load_s, 2),
             "ingestion": ingestion,
             "search": {"single": single, "batched": batched},
-            **await _recall(retrieval, questions, hits, ks),
+            **_recall(passages, relevant, hits, ks),
         }
+        if kinds:
+            results["kinds"] = await _kinds(retrieval, folder, questions, relevant, kinds, ks, say)
         if url is not None:
             results["server"] = await _compare(url, questions, hits, max(ks), progress)
         return results
@@ -160,7 +175,7 @@ async def _ingest(retrieval: Retrieval, documents: Sequence[Document], progress:
         "embedded_passages_per_s": round(embedded / embed_s, 1),
         "split_s": round(ended["split"] - started, 3),
         "embed_s": round(embed_s, 3),
-        "write_s": round(ended["write"] - ended["embed"], 3),
+        "write_s": round(ended["write"] - ended["build"], 3),
         "total_s": round(total_s, 3),
     }
 
@@ -194,26 +209,50 @@ async def _search_together(retrieval: Retrieval, questions: Sequence[Question], 
     return {"queries_per_s": round(statistics.median(rates), 1), "concurrent": len(questions), "rounds": ROUNDS}
 
 
-async def _recall(
-    retrieval: Retrieval, questions: Sequence[Question], hits: Sequence[Sequence[Doc]], ks: Sequence[int]
+def _relevant(questions: Sequence[Question], passages: Sequence[Passage]) -> list[set[int]]:
+    """For each question, the rows of the passages with an answer."""
+    where = [normalised(passage.text) for passage in passages]
+    found = []
+    for question in questions:
+        answers = [answer for answer in map(normalised, question.answers) if answer.strip()]
+        found.append({row for row, text in enumerate(where) if any(answer in text for answer in answers)})
+    return found
+
+
+def _recall(
+    passages: Sequence[Passage], relevant: Sequence[set[int]], hits: Sequence[Sequence[Doc]], ks: Sequence[int]
 ) -> dict[str, Any]:
-    passages = [normalised(passage.text) for passage in await retrieval.passages(INDEX)]
+    row_of = {passage.id: row for row, passage in enumerate(passages)}
     found = dict.fromkeys(ks, 0)
     blind = dict.fromkeys(ks, 0.0)
     answerable = 0
-    for question, docs in zip(questions, hits, strict=True):
-        relevant = sum(answers_in(question.answers, passage) for passage in passages)
-        if relevant == 0:
-            continue
-        answerable += 1
-        for k in ks:
-            found[k] += any(answers_in(question.answers, doc.text) for doc in docs[:k])
-            blind[k] += chance(relevant, len(passages), k)
+    for rows, docs in zip(relevant, hits, strict=True):
+        answerable += bool(rows)
+        for k in ks if rows else ():
+            found[k] += any(row_of[doc.id] in rows for doc in docs[:k])
+            blind[k] += chance(len(rows), len(passages), k)
     return {
         "answerable": answerable,
         "recall": {str(k): round(found[k] / max(1, answerable), 4) for k in ks},
         "chance": {str(k): round(blind[k] / max(1, answerable), 4) for k in ks},
     }
+
+
+async def _kinds(
+    retrieval: Retrieval,
+    folder: Path,
+    questions: Sequence[Question],
+    relevant: Sequence[set[int]],
+    kinds: Sequence[str],
+    ks: Sequence[int],
+    say: Say,
+) -> list[dict[str, Any]]:
+    """The passages in an index of each kind: `recall` of what `exact` finds, `answers` as the recall above."""
+    found = IndexStore(folder / INDEX).read()
+    assert found is not None
+    vectors = await retrieval.embed([question.text for question in questions])
+    queries = [Query(question.text, vector) for question, vector in zip(questions, vectors, strict=True)]
+    return index_kinds.compare(found[1], queries, kinds, ks, say, relevant)
 
 
 async def _compare(

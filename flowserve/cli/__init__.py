@@ -75,6 +75,12 @@ def serve(
     pool: PoolFile = None,
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
+    private_indexes: Annotated[
+        bool, typer.Option("--private-indexes", help="tenants have indexes of their own, beside those ingested here")
+    ] = False,
+    reranker: Annotated[
+        Path | None, typer.Option(help="folder of a cross-encoder, for searches with rerank=; docs/retrieval.md")
+    ] = None,
     host: Annotated[str, typer.Option(help="address; anything but loopback needs FLOWSERVE_API_KEYS")] = "127.0.0.1",
     port: int = 8400,
     policy: Annotated[str, typer.Option(help="who goes first: critical_path, fcfs, ...; docs/scheduling.md")] = POLICY,
@@ -142,6 +148,8 @@ def serve(
         certificates,
         shadow_share,
         reuse(reuse_store, reuse_bytes, reuse_gates, reuse_policy or [], reuse_shadow_share),
+        private_indexes,
+        reranker,
     )
     serving.serve(file, settings, host, port, insecure, record, learn)
 
@@ -198,11 +206,14 @@ def ingest(
     index: Annotated[str, typer.Option(help="name of the index; made when new")],
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
+    kind: Annotated[
+        str | None, typer.Option(help="exact, ivf, hnsw, pq, bm25 or hybrid, e.g. ivf:nprobe=32; else as it is")
+    ] = None,
 ) -> None:
     """Add documents to an index; what is there already is replaced, what is unchanged is left alone."""
     from flowserve.cli import indexing
 
-    indexing.ingest(path, index, _settings("fake", "", indexes, embedder))
+    indexing.ingest(path, index, _settings("fake", "", indexes, embedder), kind)
 
 
 @app.command()
@@ -213,11 +224,12 @@ def search(
     indexes: Indexes = INDEXES,
     embedder: Embedder = "minilm",
     json_lines: Annotated[bool, typer.Option("--json", help="one JSON object per hit")] = False,
+    where: Annotated[list[str] | None, typer.Option(help="name=value that passages must have; may be repeated")] = None,
 ) -> None:
     """Search an index."""
     from flowserve.cli import indexing
 
-    indexing.search(index, query, k, _settings("fake", "", indexes, embedder), json_lines)
+    indexing.search(index, query, k, _settings("fake", "", indexes, embedder), json_lines, where or ())
 
 
 @app.command()
@@ -387,11 +399,28 @@ def bench_retrieval(
     embedder: Embedder = "minilm",
     url: Annotated[str | None, typer.Option(help="also ask this running server and compare the hits")] = None,
     limit: Annotated[int | None, typer.Option(help="only the first so many questions")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="also this kind of index on the same passages; may be repeated; or `all`")
+    ] = None,
 ) -> None:
-    """Recall@k of passages that contain an answer, and embedding and search throughput."""
+    """Recall@k of passages that contain an answer, embedding and search throughput, kinds of indexes side by side."""
     from flowserve.cli import benching
 
-    benching.retrieval(data, json, embedder, url, limit)
+    benching.retrieval(data, json, embedder, url, limit, kind or ())
+
+
+@bench.command("indexes")
+def bench_indexes(
+    json: Json = None,
+    vectors: Annotated[int, typer.Option(min=100, help="synthetic vectors, in clusters")] = 20_000,
+    dimension: Annotated[int, typer.Option(min=8)] = 384,
+    queries: Annotated[int, typer.Option(min=1)] = 200,
+    kind: Annotated[list[str] | None, typer.Option(help="may be repeated; else all that go by vectors")] = None,
+) -> None:
+    """Recall of what exact search finds, throughput, stages and building time of each kind of index."""
+    from flowserve.cli import benching
+
+    benching.indexes(json, vectors, dimension, queries, kind or ())
 
 
 @bench.command("demo")
@@ -483,6 +512,18 @@ def bench_predictors(
     from flowserve.cli import benching
 
     benching.predictors(json, trace or [], log or [])
+
+
+@bench.command("eviction")
+def bench_eviction(
+    data: Annotated[Path, typer.Option(help="folder with mooncake_*.jsonl.gz, or one above its folder traces")],
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write a picture of the rates to this file")] = None,
+) -> None:
+    """Hit rates of the cachestore's eviction policies and of one that knows the future, on recorded and made-up requests."""
+    from flowserve.cli import benching
+
+    benching.eviction(json, plot, data)
 
 
 @bench.command("reasoning")
@@ -614,6 +655,8 @@ def _settings(
     certificates: Path | None = None,
     shadow_share: float = SHADOW_SHARE,
     reuse: "dict[str, Any] | None" = None,
+    private_indexes: bool = False,
+    reranker: Path | None = None,
 ) -> "Settings":
     from flowserve.assemble import Settings
     from flowserve.cli.targets import engine_args, limits, prices, weights
@@ -627,6 +670,8 @@ def _settings(
         engine_args=engine_args(engine_arg or []),
         pool=pool,
         indexes=indexes,
+        private_indexes=private_indexes,
+        reranker=reranker,
         embedder=embedder,
         certificates=certificates,
         shadow_share=shadow_share,

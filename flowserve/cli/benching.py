@@ -16,11 +16,22 @@ def core(out: Path | None, quick: bool) -> None:
     report.write("flowserve bench core", results, bench.SEED, out)
 
 
-def retrieval(data: Path, out: Path | None, embedder: str, url: str | None, limit: int | None) -> None:
+def retrieval(
+    data: Path, out: Path | None, embedder: str, url: str | None, limit: int | None, kinds: Sequence[str]
+) -> None:
+    from flowserve.bench import index_kinds
     from flowserve.bench import retrieval as bench
 
-    results = bench.run(_questions(data), embedder=embedder, url=url, limit=limit)
+    chosen = index_kinds.ALL if list(kinds) == [ALL_KINDS] else kinds
+    results = bench.run(_questions(data), embedder=embedder, url=url, limit=limit, kinds=chosen, say=say)
     report.write("flowserve bench retrieval", results, 0, out)
+
+
+def indexes(out: Path | None, vectors: int, dimension: int, queries: int, kinds: Sequence[str]) -> None:
+    from flowserve.bench import index_kinds as bench
+
+    results = bench.run(vectors, dimension, queries, kinds, 10, say)
+    report.write("flowserve bench indexes", results, bench.SEED, out)
 
 
 def demo(out: Path | None, url: str, limit: int | None) -> None:
@@ -118,6 +129,21 @@ def predictors(out: Path | None, traces: Sequence[Path], logs: Sequence[Path]) -
     report.write("flowserve bench predictors", results, 0, out)
 
 
+def eviction(out: Path | None, picture: Path | None, data: Path) -> None:
+    from flowserve.bench import eviction as bench
+    from flowserve.bench.eviction_plot import panels
+
+    results = bench.run(data, say)
+    shown = {
+        policy: {f"{row['name']} {row['capacity']:.0%}": row["byte_hit_rate"][policy] for row in results["traces"]}
+        for policy in results["traces"][0]["byte_hit_rate"]
+    }
+    report.show("share of asked bytes that was held", shown)
+    report.write("flowserve bench eviction", results, bench.SEED, out)
+    if picture is not None:
+        picture.write_text(panels("Byte-weighted hit rate over capacity", results["traces"]), encoding="utf-8")
+
+
 def reasoning(
     out: Path | None,
     plot: Path | None,
@@ -148,6 +174,7 @@ def reasoning(
 
 
 ALL_RULES = "all"
+ALL_KINDS = "all"
 
 
 def stopping(

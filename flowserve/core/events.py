@@ -343,6 +343,14 @@ class ResumeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A client says that no call of this session comes any more."""
+
+    tenant: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """A running mean that was learned of a node."""
 
@@ -396,6 +404,7 @@ Event = (
     | Probed
     | DrainRequested
     | ResumeRequested
+    | SessionEnded
     | Learned
     | Tick
 )

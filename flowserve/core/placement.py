@@ -28,6 +28,7 @@ from flowserve.config import PoolConfig
 from flowserve.core import load, passages
 from flowserve.core.commands import Role
 from flowserve.core.engine_state import Drain, Engine, Health, ModelCall
+from flowserve.core.events import SessionEnded
 from flowserve.core.placements import Asked, Program
 from flowserve.core.priority import is_throughput_bound, tier
 from flowserve.ids import Seconds, Tokens
@@ -195,6 +196,13 @@ def program_of(task: "Task") -> Program:
     """Whose calls belong together: the client's session, or else the run."""
     run = task.run
     return (run.id, "") if run.session is None else (run.tenant, run.session)
+
+
+def session_ended(state: "SchedulerState", event: SessionEnded) -> None:
+    """Nothing follows that session any more: where its prompt was computed need not be remembered. Later calls begin anew."""
+    key = (event.tenant, event.session)
+    state.homes.pop(key, None)
+    state.placed.pins.pop(key, None)
 
 
 def home(state: "SchedulerState", engines: Sequence[Engine], task: "Task") -> Engine | None:

@@ -76,6 +76,7 @@ from flowserve.core import (
     hedging,
     lengths,
     load,
+    placement,
     readiness,
     runs,
     spending,
@@ -101,6 +102,7 @@ from flowserve.core.events import (
     ResumeRequested,
     RunSubmitted,
     SampleLabelled,
+    SessionEnded,
     TaskFailed,
     TaskFinished,
     Tick,
@@ -379,6 +381,7 @@ HANDLERS: dict[type[Event], Callable[[SchedulerState, Any], None]] = {
     Probed: engines.probed,
     DrainRequested: engines.drain_requested,
     ResumeRequested: engines.resume_requested,
+    SessionEnded: placement.session_ended,
     Learned: _learned,
     Tick: _tick,
 }

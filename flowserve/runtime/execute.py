@@ -326,8 +326,9 @@ class Executor:
                 "start it with one (`flowserve serve --indexes DIR`)"
             )
         values = task.frame.arguments(task.node)
-        index = run.program.plan.searches[task.node.target].index
-        return await self._retrieval.search(index, values["query"], command.limit or values["k"])
+        spec = run.program.plan.searches[task.node.target]
+        k = command.limit or values["k"]
+        return await self._retrieval.search(spec.index, values["query"], k, dict(spec.where), run.tenant, spec.rerank)
 
 
 def _raw_prompt(raw: RawCall) -> Prompt:

@@ -78,7 +78,7 @@ class Lookups:
         if not engine.capabilities.tokens:
             raise Unsupported(f"engine '{engine.id}' lacks the capability 'tokens', which retrieve_every needs")
         call, place = unmarked(call)
-        lookup = await self._retrieval.lookup(looking.index)
+        lookup = await self._retrieval.lookup(looking.index, call.tenant)
         generation = Generation(
             call,
             place,

@@ -10,6 +10,7 @@ from typing import Any
 from flowserve.cachestore.segments import Provenance
 from flowserve.core.commands import Spending, Status
 from flowserve.core.quick import quick
+from flowserve.graphs.caller import Caller
 from flowserve.graphs.plan import Budget
 from flowserve.ids import RunId, Seconds, Tokens
 from flowserve.runtime.votes import Tally
@@ -29,6 +30,8 @@ class SubmitOptions:
     budget: Budget | None = None
     """What it may spend; where it says nothing, the workflow's counts."""
     session: str | None = None
+    caller: Caller | None = None
+    """Where the call stands in a program of its client; None: not said."""
     metadata: dict[str, str] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """LLM node name (`"*"`: every) -> sampling fields: max_tokens, temperature, top_p, top_k, seed, stop, model."""
@@ -141,6 +144,8 @@ class RunSnapshot:
     """What was done less of than declared: {"node", "what", "from", "to", "harm"} each."""
     exits: tuple[dict[str, Any], ...] = ()
     """Which calls ended early, so that their answers are approximate: {"node", "did", "why"} each."""
+    session: str | None = None
+    caller: Caller | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     last_seq: int = 0
 

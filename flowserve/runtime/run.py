@@ -235,6 +235,8 @@ class Run:
             error=None if self.error is None else describe(self.error),
             degraded=tuple(n.degraded for n in nodes if n.degraded is not None),
             exits=tuple(n.exited for n in nodes if n.exited is not None),
+            session=self.options.session,
+            caller=self.options.caller,
             metadata=self.options.metadata,
             last_seq=self.log.last_seq,
         )

@@ -130,6 +130,10 @@ class Runtime:
         """Take a drained engine back. Raises UnknownName."""
         self._driver.post(e.ResumeRequested(self._driver.pool.check(engine)))
 
+    def end_session(self, tenant: str, session: str) -> None:
+        """No call of this session comes any more; one that comes all the same begins anew."""
+        self._driver.post(e.SessionEnded(tenant, session))
+
     def standing(self, tenant: str) -> dict[str, tuple[float, float, Seconds]]:
         """Of each rate that bounds `tenant`: what a minute gives, what is left, seconds until it is full; see `core.quotas`."""
         return quotas.standing(self._driver.state, tenant, self.clock.now())
@@ -157,9 +161,13 @@ class Runtime:
         parallel_tools: bool = True,
         schema: dict[str, Any] | None = None,
         exit: ExitSpec | None = None,
+        part: str = "",
         options: SubmitOptions | None = None,
     ) -> Run:
-        """One model call under the same scheduler as everything else; `result()` is a `records.Generation`."""
+        """One model call under the same scheduler as everything else; `result()` is a `records.Generation`.
+
+        part: of a program of the client's that makes it, by a name of few: what calls of a part are like is learned by itself.
+        """
         if (messages is None) == (prompt is None):
             raise InputError("a model call takes either messages or a prompt")
         if model not in self.models():
@@ -170,7 +178,7 @@ class Runtime:
         if tools and tool_choice != "none":
             format = ToolFormat(offered(tools), tool_choice, parallel=parallel_tools, output=schema)
         raw = RawCall(model, sampling, None if messages is None else tuple(messages), prompt, format, schema)
-        return await self._begin(raw_program(model, exit), (), options or SubmitOptions(), raw)
+        return await self._begin(raw_program(model, exit, part), (), options or SubmitOptions(), raw)
 
     def run(self, run: RunId) -> Run:
         """The handle of a live or remembered run. Raises UnknownName."""

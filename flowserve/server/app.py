@@ -17,9 +17,20 @@ from flowserve.errors import FlowServeError
 from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.tool import ToolNode
 from flowserve.runtime.runner import Runtime
-from flowserve.server import indexes, openai_door, operations, pool, runs, schemas, workflows
+from flowserve.server import (
+    indexes,
+    openai_door,
+    openai_responses,
+    operations,
+    pool,
+    programs,
+    runs,
+    schemas,
+    workflows,
+)
 from flowserve.server.door import Door
 from flowserve.server.errors import fault_of, response_of
+from flowserve.server.langgraph import door as langgraph_door
 from flowserve.server.mcp import door as mcp_door
 from flowserve.server.middleware import Errors, HeaderLimit, RequestIds, Room
 from flowserve.server.settings import ServerSettings
@@ -54,7 +65,19 @@ def create_app(
         redirect_slashes=False,
     )
     door = app.state.door = Door(runtime, settings, tools, dynamics)
-    for module in (runs, openai_door, mcp_door, workflows, indexes, pool, operations):  # routes are tried in this order
+    doors = (
+        runs,
+        openai_door,
+        openai_responses,
+        mcp_door,
+        langgraph_door,
+        workflows,
+        programs,
+        indexes,
+        pool,
+        operations,
+    )
+    for module in doors:  # routes are tried in this order
         app.include_router(module.router(door))
     for kind in (FlowServeError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)

@@ -63,6 +63,8 @@ def run_summary(run: RunSnapshot) -> dict[str, Any]:
             **reuse_data(run.provenance),
             **spending_data(run.spent),
         },
+        "session_id": run.session,
+        "caller": None if run.caller is None else run.caller.data(),
         "metadata": run.metadata,
         "last_seq": run.last_seq,
     }
@@ -172,6 +174,7 @@ def index_out(info: IndexInfo) -> dict[str, Any]:
         "passages": info.passages,
         "embedder": info.embedder,
         "generation": info.generation,
+        "kind": info.kind,
     }
 
 

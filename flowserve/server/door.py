@@ -16,6 +16,7 @@ from flowserve.retrieval.protocols import RetrievalService
 from flowserve.runtime.records import SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.runtime.runner import Runtime
+from flowserve.server.declared import Declared
 from flowserve.server.errors import BadRequest, fault_of
 from flowserve.server.metrics import Metrics
 from flowserve.server.settings import ServerSettings
@@ -39,6 +40,8 @@ class Door:
         self.dynamics = tuple(dynamics)
         self._adopted: dict[str, str] = {}
         """Workflow that a client brought -> its tenant."""
+        self.declared = Declared()
+        """Programs that clients run themselves."""
         self.stops = Stops()
         self.metrics = Metrics(runtime)
         self.limits = StreamLimits(settings.keep_alive_s, settings.write_idle_s, settings.max_stream_backlog_bytes)

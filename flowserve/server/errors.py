@@ -108,6 +108,8 @@ DOOR_CODES: dict[str, tuple[int, str]] = {
     "invalid_utf8": (400, "The body is not UTF-8"),
     "body_timeout": (408, "The body did not arrive in time"),
     "not_yours": (409, "The name is taken by a workflow that somebody else brought"),
+    "thread_busy": (409, "The thread has a run that goes on"),
+    "thread_exists": (409, "There is a thread of that name"),
     "too_many_workflows": (409, "No more specs are taken"),
     "unsupported_encoding": (415, "The body is compressed"),
     "unsupported_charset": (415, "The body is not declared as UTF-8"),
@@ -252,7 +254,7 @@ def _child(value: Any, part: str | int) -> tuple[bool, Any]:
     return False, value
 
 
-OPENAI_PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models")
+OPENAI_PREFIXES = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses")
 
 
 def speaks_openai(scope: Scope) -> bool:

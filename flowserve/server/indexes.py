@@ -22,7 +22,7 @@ IndexName = Annotated[str, Path(pattern=s.NAME, description="Letters, digits, `_
 
 
 class Indexes:
-    """Endpoints of indexes. Indexes are shared by all tenants of a server."""
+    """Endpoints of indexes, which tenants share unless the server was told otherwise."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -30,25 +30,36 @@ class Indexes:
     async def page(self, tenant: Tenant) -> Response:
         """All indexes that can be read."""
         service = self._door.runtime.retrieval
-        infos = await asyncio.to_thread(_infos, service) if service is not None else []
+        infos = await asyncio.to_thread(_infos, service, tenant) if service is not None else []
         return JSON({"object": "list", "data": [index_out(info) for info in infos]})
 
     async def ingest(self, name: IndexName, body: s.IngestRequest, tenant: Tenant) -> Response:
         """Add or replace documents. They are split, embedded and on disk when this answers; the index is made if need be."""
-        return JSON(index_out(await self._door.retrieval().ingest(name, documents_of(body))))
+        return JSON(
+            index_out(await self._door.retrieval().ingest(name, documents_of(body), kind=body.kind, tenant=tenant))
+        )
+
+    async def look_up(self, name: IndexName, body: s.DocumentIds, tenant: Tenant) -> Response:
+        """Documents by id, as they were put in."""
+        found = await self._door.retrieval().documents(name, body.ids, tenant)
+        return JSON({"documents": [{"id": each.id, "text": each.text, "metadata": each.metadata} for each in found]})
+
+    async def delete(self, name: IndexName, body: s.DocumentIds, tenant: Tenant) -> Response:
+        """Remove documents by id. They are gone from searches and from disk when this answers."""
+        return JSON({"deleted": await self._door.retrieval().delete(name, body.ids, tenant)})
 
     async def search(self, name: IndexName, body: s.SearchRequest, tenant: Tenant) -> Response:
         """The passages that are nearest to a query, best first."""
-        hits = await self._door.retrieval().search(name, body.query, body.k)
+        hits = await self._door.retrieval().search(name, body.query, body.k, body.where, tenant, body.rerank)
         return JSON({"hits": [hit_out(hit) for hit in hits]})
 
 
-def _infos(service: RetrievalService) -> list[IndexInfo]:
+def _infos(service: RetrievalService, tenant: str) -> list[IndexInfo]:
     """One that cannot be trusted is for the log: it does not hide the others."""
     found = []
-    for name in sorted(service.names()):
+    for name in service.names(tenant):
         try:
-            found.append(service.info(name))
+            found.append(service.info(name, tenant))
         except (StoreError, UnknownName) as error:
             logger.error("index %s is left out of the list: %s", name, error)
     return found
@@ -74,6 +85,22 @@ def router(door: Door) -> APIRouter:
         operation_id="ingestDocuments",
         summary="Add documents",
         responses={200: {"model": s.IndexOut, "description": "The index afterwards."}, **declared(body)},
+    )
+    routes.add_api_route(
+        "/v1/indexes/{name}/documents:get",
+        indexes.look_up,
+        methods=["POST"],
+        operation_id="getDocuments",
+        summary="Get documents",
+        responses={200: {"model": s.DocumentsOut, "description": "Those that are there."}, **declared(body)},
+    )
+    routes.add_api_route(
+        "/v1/indexes/{name}/documents:delete",
+        indexes.delete,
+        methods=["POST"],
+        operation_id="deleteDocuments",
+        summary="Delete documents",
+        responses={200: {"model": s.DeletedOut, "description": "How many there were."}, **declared(body)},
     )
     routes.add_api_route(
         "/v1/indexes/{name}/search",

@@ -15,8 +15,8 @@ from flowserve.graphs.plan import ExitSpec, Plan, ToolSpec
 from flowserve.graphs.types import Message, ToolCall
 from flowserve.retrieval.protocols import Vectors
 from flowserve.runtime.records import Choice, RunSnapshot, SubmitOptions, reuse_data, summed
+from flowserve.server import carriers, strict_json
 from flowserve.server import openai_schemas as s
-from flowserve.server import strict_json
 from flowserve.server.convert import budget_of
 from flowserve.server.errors import BadRequest
 from flowserve.server.wire import dumps
@@ -77,16 +77,17 @@ def sampling_of(body: s.ChatRequest | s.CompletionRequest) -> Sampling:
     )
 
 
-def options_of(body: s.Generating, tenant: str, session: str | None) -> SubmitOptions:
-    """`session` is what the headers say; the body wins over it."""
+def options_of(body: s.Generating, tenant: str, headers: carriers.Headers) -> SubmitOptions:
+    """How a call is to be treated, by its body and by the hints in its headers (`carriers`)."""
     extra = body.flowserve or s.FlowServeExtra()
     return SubmitOptions(
         timeout_s=extra.timeout,
-        priority=extra.priority,
+        priority=carriers.priority_of(body, headers),
         tier=TIERS.get(body.service_tier or ""),
         tenant=tenant,
         budget=budget_of(extra.budget),
-        session=extra.session_id or body.session_id or session,
+        session=carriers.session_of(body, headers),
+        caller=carriers.caller_of(body, headers),
         metadata=body.metadata or {},
         allow_degraded=extra.degrade,
         seed=body.seed,

@@ -19,6 +19,7 @@ from flowserve.runtime.records import Choice, Generation, SubmitOptions
 from flowserve.runtime.run import Run
 from flowserve.server import openai_convert as c
 from flowserve.server import openai_schemas as s
+from flowserve.server.carriers import Headers, heard
 from flowserve.server.door import Door
 from flowserve.server.errors import BadRequest, declared, fault_of, openai_body, rate_headers
 from flowserve.server.openai_stream import ChatWriter, Chunks, TextWriter, frames
@@ -39,17 +40,20 @@ class OpenAI:
         self, body: s.ChatRequest, request: Request, tenant: Tenant, session: SessionHeader = None
     ) -> Response:
         """Chat completion, by an engine's model or by a workflow."""
-        c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, session)
-        if self._is_workflow(body.model, tenant):
-            run = await self._run_workflow(body, c.last_user_text(body.messages), options)
-        else:
-            run = await self._run_chat(body, options)
+        run = await self.start(body, tenant, heard(request.scope["headers"]))
         chunks = self._chunks(run, body, "chatcmpl")
         if body.stream:
             return await self._stream(run, ChatWriter(chunks, bool(body.logprobs)), request)
         answer = await self._answer(run, request)
         return self._whole(run, chunks, "chat.completion", [_chat_choice(i, x, body) for i, x in enumerate(answer)])
+
+    async def start(self, body: s.ChatRequest, tenant: str, headers: Headers) -> Run:
+        """Begin a chat, with an engine's model or with a workflow. `headers`: with what they may carry (`carriers`)."""
+        c.refuse_unsupported(body)
+        options = c.options_of(body, tenant, headers)
+        if self._is_workflow(body.model, tenant):
+            return await self._run_workflow(body, c.last_user_text(body.messages), options)
+        return await self._run_chat(body, options)
 
     async def _run_chat(self, body: s.ChatRequest, options: SubmitOptions) -> Run:
         self._known(body.model, options.tenant)
@@ -68,6 +72,7 @@ class OpenAI:
             parallel_tools=body.parallel_tool_calls is not False,
             schema=schema,
             exit=c.exit_of(body),
+            part=self._door.declared.part(options.tenant, options.caller),
             options=options,
         )
 
@@ -78,7 +83,7 @@ class OpenAI:
     ) -> Response:
         """Plain completion of one prompt or of several."""
         c.refuse_unsupported(body)
-        options = c.options_of(body, tenant, session)
+        options = c.options_of(body, tenant, heard(request.scope["headers"]))
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         if self._is_workflow(body.model, tenant):
             runs = [await self._run_workflow(body, prompts[0], options)]
@@ -130,7 +135,7 @@ class OpenAI:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return Chunks(f"{prefix}-{run.id}", body.model, int(run.created_wall), usage)
 
-    def _headers(self, run: Run) -> dict[str, str]:
+    def headers(self, run: Run) -> dict[str, str]:
         """Which run it was, and what its tenant has left of its rates."""
         return {"x-flowserve-run": run.id, **rate_headers(self._door.runtime.standing(run.tenant))}
 
@@ -151,7 +156,7 @@ class OpenAI:
         ended = [each.snapshot() for each in runs or [run]]
         head = {"id": chunks.id, "object": kind, "created": chunks.created, "model": chunks.model}
         counts = {"usage": c.usage(ended), **c.ours(ended)}
-        return JSON({**head, "choices": choices, **counts}, headers=self._headers(run))
+        return JSON({**head, "choices": choices, **counts}, headers=self.headers(run))
 
     async def _stream(self, run: Run, writer: ChatWriter | TextWriter, request: Request) -> Response:
         """The head is held back until something came, so that an early failure still gets a proper status."""
@@ -178,7 +183,7 @@ class OpenAI:
             on_gone=run.cancel,
             on_error=lambda error: frame(dumps(openai_body(fault_of(error)))),
             on_stop=frame(dumps(openai_body(fault_of(BadRequest(503, "closing", "the server is shutting down"))))),
-            headers=self._headers(run),
+            headers=self.headers(run),
         )
 
     # --- embeddings -----------------------------------------------------------------------------------------------

@@ -120,6 +120,24 @@ class EarlyExitIn(OpenAIIn):
     task: str | None = Field(default=None, max_length=200)
 
 
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[Integer, Field(ge=0, le=SAFE_INTEGER)]
+
+
+class CallerIn(OpenAIIn):
+    """Where in a program that the client runs itself a call comes from; fields as those of `graphs.caller.Caller`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    program: Name | None = None
+    run: Name | None = None
+    parent: Name | None = Field(default=None, description="Session of the program that this one is a part of.")
+    node: Name | None = None
+    step: Count | None = None
+    index: Count | None = Field(default=None, description="Which of a fan-out's siblings, from 0.")
+    triggers: list[Name] = Field(default_factory=list, max_length=64, description="What made the node run.")
+
+
 class FlowServeExtra(OpenAIIn):
     """Our own `extra_body={"flowserve": {...}}`: closed, because nobody else writes it."""
 
@@ -131,6 +149,7 @@ class FlowServeExtra(OpenAIIn):
     timeout: float | None = Field(default=None, gt=0, le=86_400, description="Seconds.")
     degrade: bool = Field(default=True, description="Whether declared degradations may be taken to keep the deadline.")
     budget: BudgetIn | None = Field(default=None, description="What it may spend.")
+    caller: CallerIn | None = Field(default=None, description="Of a client's program; kept with the run.")
     early_exit: EarlyExitIn | None = Field(
         default=None, description="Let a model's answer end early when it is sure; approximate. Not for workflows."
     )
@@ -142,6 +161,16 @@ Seed = Annotated[Integer, Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
 Model = Annotated[str, Field(min_length=1, max_length=200, description="An engine's model, or a workflow.")]
+
+
+class AgentHintsIn(OpenAIIn):
+    priority: Integer | None = Field(default=None, description="Dynamo's: higher goes first.")
+
+
+class NvextIn(OpenAIIn):
+    """Dynamo's own field."""
+
+    agent_hints: AgentHintsIn | None = None
 
 
 class Generating(OpenAIIn):
@@ -162,6 +191,9 @@ class Generating(OpenAIIn):
     logit_bias: dict[str, float] | None = Field(default=None, max_length=1_000)
     service_tier: str | None = None
     session_id: str | None = Field(default=None, max_length=256)
+    priority: Integer | None = Field(default=None, description="vLLM's: lower goes first, unlike ours.")
+    vllm_xargs: dict[str, Any] | None = Field(default=None, description="Of vLLM; its `session_id` counts.")
+    nvext: NvextIn | None = None
     metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(default=None, max_length=16)
     flowserve: FlowServeExtra | None = None
 

@@ -189,6 +189,18 @@ class RunErrorOut(Out):
 RunStatus = Literal["queued", "running", "cancelling", "completed", "failed", "cancelled", "timed_out"]
 
 
+class CallerOut(Out):
+    """Where in a program that its client runs itself a model call came from; what was not said is left out."""
+
+    program: str | None = None
+    run: str | None = None
+    parent: str | None = None
+    node: str | None = None
+    step: int | None = None
+    index: int | None = None
+    triggers: list[str] | None = None
+
+
 class RunSummary(Out):
     """A run without what it returned."""
 
@@ -201,6 +213,8 @@ class RunSummary(Out):
     started: float | None
     ended: float | None
     usage: UsageOut
+    session_id: str | None
+    caller: CallerOut | None
     metadata: dict[str, str]
     last_seq: int = Field(description="Sequence number of its latest event.")
 
@@ -343,6 +357,51 @@ class CheckOut(Out):
     advice: list[ProblemItem] = Field(description="What could be better.")
 
 
+# --- programs of clients ----------------------------------------------------------------------------------------
+
+Named = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class EdgeIn(In):
+    source: Named
+    target: Named
+    conditional: bool = False
+
+
+class ProgramIn(In):
+    """The graph of a program that its client runs itself. Nodes that an edge names must be among the nodes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"nodes": ["plan", "search"], "edges": [{"source": "plan", "target": "search"}]}]
+        }
+    )
+
+    nodes: list[Named] = Field(min_length=1, max_length=256)
+    edges: list[EdgeIn] = Field(default_factory=list, max_length=4_096)
+
+
+class ProgramNodeOut(Out):
+    name: str
+    next: list[str] = Field(description="Nodes that may come next.")
+    calls: int = Field(description="Model calls of it so far.")
+
+
+class ProgramOut(Out):
+    name: str
+    nodes: list[ProgramNodeOut]
+
+
+class SessionEnd(In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "thread-7"}]})
+
+    session_id: Named
+
+
+class SessionEnded(Out):
+    session_id: str
+
+
 # --- indexes --------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +420,34 @@ class IngestRequest(In):
         }
     )
 
-    documents: list[DocumentIn] = Field(min_length=1, max_length=1_000)
+    documents: list[DocumentIn] = Field(max_length=1_000, description="None: only the kind is changed.")
+    kind: str | None = Field(
+        default=None,
+        max_length=200,
+        description="What the index is from now on: `exact`, `ivf`, `hnsw`, `pq`, `bm25`, `hybrid`, with parameters as in `ivf:nprobe=32`.",
+    )
+
+
+class DocumentIds(In):
+    """Documents by their ids."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["notes.md"]}]})
+
+    ids: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(min_length=1, max_length=1_000)
+
+
+class DocumentOut(Out):
+    id: str
+    text: str = Field(description="White space between its passages comes back as spaces.")
+    metadata: dict[str, str]
+
+
+class DocumentsOut(Out):
+    documents: list[DocumentOut] = Field(description="Those that are there, in the order of the ids.")
+
+
+class DeletedOut(Out):
+    deleted: int = Field(description="How many of them there were.")
 
 
 class IndexOut(Out):
@@ -370,6 +456,7 @@ class IndexOut(Out):
     passages: int
     embedder: str
     generation: int = Field(description="Grows with every change.")
+    kind: str = Field(description="How it is searched, with all parameters.")
 
 
 class IndexList(Out):
@@ -416,6 +503,12 @@ class SearchRequest(In):
 
     query: str = Field(min_length=1, max_length=20_000, pattern=r"\S")
     k: Integer = Field(default=5, ge=1, le=1_000)
+    where: dict[str, Annotated[str, Field(max_length=2048)]] = Field(
+        default_factory=dict, max_length=16, description="Metadata that passages must have, all of it."
+    )
+    rerank: Integer = Field(
+        default=0, ge=0, le=1_000, description="Candidates that the reranker puts in order; 0: none."
+    )
 
 
 class HitOut(Out):

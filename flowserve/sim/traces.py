@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -35,17 +36,35 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 def mooncake(path: Path, name: str, speed: float, seed: int) -> Iterator[Arrival]:
     """JSON lines of timestamp (ms), input_length, output_length, hash_ids (Qin et al., FAST 2025)."""
+    for number, line in enumerate(mooncake_lines(path)):
+        chain = mooncake_chain(line.blocks, line.prompt, line.output, mix(seed, number))
+        yield _request(line.at_ms / 1000 / speed, line.prompt, line.output, chain, name, number)
+
+
+@dataclass(frozen=True, slots=True)
+class MooncakeLine:
+    """A request as it is recorded."""
+
+    at_ms: float
+    prompt: Tokens
+    output: Tokens
+    blocks: list[int]
+    """Equal numbers are equal blocks after equal blocks; the last may not be full."""
+
+
+def mooncake_lines(path: Path) -> Iterator[MooncakeLine]:
+    """The requests of a trace as they are. StoreError names the line that is none."""
     with opened(path) as file:
         for number, line in enumerate(file):
             try:
                 value = json.loads(line)
-                at, prompt, output = value["timestamp"] / 1000, int(value["input_length"]), int(value["output_length"])
-                ids = [int(id) for id in value["hash_ids"]]
+                blocks = [int(id) for id in value["hash_ids"]]
+                known = MooncakeLine(
+                    float(value["timestamp"]), int(value["input_length"]), int(value["output_length"]), blocks
+                )
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"{path}, line {number + 1}: no request of a Mooncake trace: {error!r}") from error
-            yield _request(
-                at / speed, prompt, output, mooncake_chain(ids, prompt, output, mix(seed, number)), name, number
-            )
+            yield known
 
 
 def mooncake_chain(ids: list[int], prompt: Tokens, output: Tokens, own: int) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class Slow:
         if self.name == "net":
             uses, last = 0.0, 0
             for at, _, _, _, resident in story:
-                uses, last = uses * 0.5 ** ((at - last) / resident) + 1.0, at
+                uses, last = uses * 0.5 ** ((at - last) / (16 * resident)) + 1.0, at
         misses = [cost for _, cost, _, missed, _ in story if missed]
         net = sum(cost - load for _, cost, load, _, _ in story) / len(story)
         worth = {

@@ -191,6 +191,8 @@ def test_what_is_ingested_is_found(tmp_path: Path) -> None:
     assert "2 documents" in done.stdout
     hits = flowserve("search", "notes", "moon and tide", "-k", "1", "--json", *common)
     assert json.loads(hits.stdout)["document"] == "tides.md"
+    hits = flowserve("search", "notes", "moon and tide", "--where", "type=pdf", "--json", *common)
+    assert (hits.returncode, hits.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from flowserve.core import placements
 from flowserve.core.commands import Dispatch
 from flowserve.core.config import Config
 from flowserve.core.engine_state import Engine
+from flowserve.core.events import SessionEnded
 from flowserve.core.log import LogWriter, read, replay
 from flowserve.core.placements import PLACEMENTS, Asked, Memory, Sent, Window
 from flowserve.core.state import SchedulerState
@@ -242,6 +243,20 @@ def test_a_call_does_not_go_back_where_it_was_given_up(kit: ModuleType) -> None:
         assert engine_of(out) is None  # it went to e1 when e0 went down
         [task] = bench.state.runs["a"].tasks.values()
         assert task.place.id == "e1", name
+
+
+def test_a_session_that_has_ended_is_placed_like_a_new_one(kit: ModuleType) -> None:
+    bench = pool(kit, "sticky", engines=2)
+    assert asks(bench, one(kit), "a", 10, session="s") == "e0"
+    assert asks(bench, one(kit), "b", 10, session="t") == "e1"
+    bench.finish(1, run="a")
+    bench.finish(1, run="b")
+    assert bench.feed(SessionEnded("another", "t")) == [] == bench.feed(SessionEnded("", "unknown"))
+    assert asks(bench, one(kit), "c", 10, session="t") == "e1", "it goes on"
+    bench.finish(1, run="c")
+    assert bench.feed(SessionEnded("", "t")) == []
+    assert not any(key[1] == "t" for memory in (bench.state.homes, bench.state.placed.pins) for key in memory)
+    assert asks(bench, one(kit), "d", 10, session="t") == "e0", "as at first sight"
 
 
 def test_sticky_follows_a_session_wherever_it_is_not_loaded_twice_as_much(kit: ModuleType) -> None:

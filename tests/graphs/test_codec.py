@@ -54,6 +54,38 @@ def test_every_setting_of_a_model_call_survives_the_round_trip(snippets: ModuleT
     assert again.plan.llms[0].on_loss == "fail"
 
 
+def test_searches_of_one_index_under_different_filters_stay_apart_in_plan_and_spec(snippets: ModuleType) -> None:
+    english, old = fs.Index("docs", where={"year": "1", "lang": "en"}), fs.Index("docs", where={"year": "1"}, rerank=20)
+
+    @fs.workflow()
+    def flow(text: str) -> list[list[fs.Doc]]:
+        return [english.search(text), old.search(text), fs.Index("docs").search(text)]
+
+    plan = flow.program.plan
+    assert [spec.where for spec in plan.searches] == [(("lang", "en"), ("year", "1")), (("year", "1"),), ()]
+    assert [spec.rerank for spec in plan.searches] == [0, 20, 0]
+    assert len({node.target for node in plan.nodes}) == 3
+    document = sent(to_spec(flow.program))
+    assert load(snippets, document).plan == plan
+    assert [node.get("where") for node in document["body"]["nodes"]] == [
+        {"lang": "en", "year": "1"},
+        {"year": "1"},
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    "where", [{"a": 1}, {1: "a"}, [("a", "b")], {str(n): "" for n in range(17)}, {"a": "b" * 2049}]
+)
+def test_a_filter_of_another_form_is_a_problem_of_the_workflow(where: Any) -> None:
+    @fs.workflow()
+    def flow(text: str) -> list[fs.Doc]:
+        return fs.Index("docs", where=where).search(text)
+
+    with pytest.raises(GraphError, match="up to 16 pairs of text, name and value"):
+        _ = flow.program
+
+
 def test_a_list_in_any_order_survives_the_round_trip_and_is_checked_in_specs_too(snippets: ModuleType) -> None:
     @fs.llm(any_order="texts")
     def say(texts: list[str]) -> str:

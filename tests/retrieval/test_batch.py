@@ -34,8 +34,8 @@ async def turn() -> None:
 
 async def test_texts_that_come_during_a_batch_form_the_next_one() -> None:
     runs = Runs()
-    batcher = Batcher(runs, limit=3)
-    tasks = [asyncio.create_task(batcher.embed(str(number))) for number in range(6)]
+    batcher = Batcher(runs, 3, "embedding")
+    tasks = [asyncio.create_task(batcher.do(str(number))) for number in range(6)]
     await turn()
     assert runs.batches == [["0"]]
     runs.answer()
@@ -50,8 +50,8 @@ async def test_texts_that_come_during_a_batch_form_the_next_one() -> None:
 
 async def test_equal_texts_take_one_place_in_a_batch() -> None:
     runs = Runs()
-    batcher = Batcher(runs, limit=2)
-    tasks = [asyncio.create_task(batcher.embed(text)) for text in ("0", "1", "1", "1", "2")]
+    batcher = Batcher(runs, 2, "embedding")
+    tasks = [asyncio.create_task(batcher.do(text)) for text in ("0", "1", "1", "1", "2")]
     await turn()
     runs.answer()
     await turn()
@@ -62,8 +62,8 @@ async def test_equal_texts_take_one_place_in_a_batch() -> None:
 
 async def test_who_leaves_is_not_embedded_and_does_not_disturb_the_others() -> None:
     runs = Runs()
-    batcher = Batcher(runs, limit=8)
-    running, leaving, staying = (asyncio.create_task(batcher.embed(text)) for text in "012")
+    batcher = Batcher(runs, 8, "embedding")
+    running, leaving, staying = (asyncio.create_task(batcher.do(text)) for text in "012")
     await turn()
     leaving.cancel()
     running.cancel()
@@ -77,8 +77,8 @@ async def test_who_leaves_is_not_embedded_and_does_not_disturb_the_others() -> N
 
 async def test_a_failed_batch_fails_its_own_texts_and_the_next_goes_on() -> None:
     runs = Runs()
-    batcher = Batcher(runs, limit=8)
-    first, second = (asyncio.create_task(batcher.embed(text)) for text in "01")
+    batcher = Batcher(runs, 8, "embedding")
+    first, second = (asyncio.create_task(batcher.do(text)) for text in "01")
     await turn()
     runs.futures[0].set_exception(ValueError("broken"))
     with pytest.raises(ValueError, match="broken"):
@@ -97,8 +97,8 @@ async def test_once_the_threads_are_gone_everybody_who_waits_is_told() -> None:
             raise RuntimeError("cannot schedule new futures after shutdown")
         return runs(texts)
 
-    batcher = Batcher(run, limit=2)
-    tasks = [asyncio.create_task(batcher.embed(str(number))) for number in range(9)]
+    batcher = Batcher(run, 2, "embedding")
+    tasks = [asyncio.create_task(batcher.do(str(number))) for number in range(9)]
     await turn()
     gone = True
     runs.futures[0].cancel()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from flowserve.bench import index_kinds
 from flowserve.bench.retrieval import answers_in, chance, read_questions, run
 from flowserve.errors import ConfigError, RetrievalError
 from flowserve.retrieval import Document, Retrieval
@@ -42,6 +43,24 @@ def test_recall_counts_answerable_questions_whose_answer_is_among_the_best(data:
     assert results["ingestion"]["embedded_passages"] == 5
     assert results["search"]["single"]["queries_per_s"] > 0 and results["search"]["batched"]["queries_per_s"] > 0
     json.dumps(results, allow_nan=False)
+
+
+def test_kinds_are_compared_on_the_same_passages(data: Path) -> None:
+    said: list[str] = []
+    results = run(data, k=(1, 2), embedder="hash", kinds=("exact", "ivf:nprobe=99", "bm25"), say=said.append)
+    exact, ivf, words = results["kinds"]
+    assert (exact["kind"], exact["recall"], exact["answers"]) == ("exact", {"1": 1.0, "2": 1.0}, results["recall"])
+    assert (ivf["recall"], ivf["answers"]) == (exact["recall"], exact["answers"])
+    assert words["stages"]["number"] > 1 and len(said) == 3
+    json.dumps(results, allow_nan=False)
+
+
+def test_synthetic_vectors_go_through_every_kind_that_goes_by_vectors() -> None:
+    pytest.importorskip("faiss")
+    results = index_kinds.run(200, 16, 20, (), 5, lambda line: None)
+    assert [case["kind"] for case in results["cases"]] == list(index_kinds.DENSE)
+    exact, few = results["cases"][0], index_kinds.run(200, 16, 20, ("ivf:nprobe=1",), 5, lambda line: None)["cases"][0]
+    assert exact["recall"] == {"1": 1.0, "5": 1.0} and few["recall"]["5"] < 1
 
 
 def test_an_answer_stands_in_a_passage_as_whole_words_without_case_punctuation_and_articles() -> None:

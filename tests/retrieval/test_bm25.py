@@ -1,16 +1,29 @@
-"""BM25 against the formula written out, and blocks against one look."""
+"""BM25 against the formula written out."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserve.errors import ConfigError
-from flowserve.retrieval.bm25 import Bm25Index, words
+from flowserve.retrieval.bm25 import Bm25Index, evolve, words
+from flowserve.retrieval.documents import Passage
+from flowserve.retrieval.protocols import Query
+from flowserve.retrieval.snapshot import empty, origins
+from flowserve.retrieval.spec import parse
 
+SPEC = parse("bm25")
 texts = st.lists(st.lists(st.sampled_from("abcde"), max_size=8).map(" ".join), max_size=20)
 queries = st.lists(st.sampled_from("abcdef"), max_size=5).map(" ".join)
+
+
+def index_of(all_texts: list[str]) -> Bm25Index:
+    old = empty("none", 1)
+    passages = tuple(Passage(f"{row:03}#0", f"{row:03}", text, 0, len(text)) for row, text in enumerate(all_texts))
+    new = replace(old, passages=passages, vectors=np.ones((len(passages), 1), np.float32))
+    return Bm25Index(SPEC, evolve(SPEC, old, new, origins(old, new)))
 
 
 def by_the_formula(all_texts: list[str], query: str, row: int) -> float:
@@ -28,28 +41,20 @@ def by_the_formula(all_texts: list[str], query: str, row: int) -> float:
 
 @given(texts, queries)
 def test_scores_follow_the_formula_and_every_text_with_a_word_is_found(all_texts: list[str], query: str) -> None:
-    scores, rows = Bm25Index(all_texts).search(query, len(all_texts) + 1)
+    [(scores, rows)] = index_of(all_texts).search([Query(query, None)], len(all_texts) + 1)
     expected = {row: by_the_formula(all_texts, query, row) for row in range(len(all_texts))}
     found = dict(zip(rows.tolist(), scores.tolist(), strict=True))
     assert found == pytest.approx({row: score for row, score in expected.items() if score > 0}, abs=1e-5)
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
 
 
-@given(texts, queries, st.integers(1, 6), st.integers(1, 7))
-def test_the_last_block_leaves_what_one_search_finds(all_texts: list[str], query: str, k: int, block: int) -> None:
-    index = Bm25Index(all_texts)
-    scores, rows = index.search(query, k)
-    stages = list(index.stages(query, k, block))
-    assert len(stages) == -(-len(all_texts) // block)
-    if stages:
-        assert (stages[-1][0].tolist(), stages[-1][1].tolist()) == (scores.tolist(), rows.tolist())
-
-
 def test_case_does_not_matter_and_equal_texts_come_by_row() -> None:
-    assert Bm25Index(["Tea time", "nothing", "tea TIME"]).search("TEA", 5)[1].tolist() == [0, 2]
+    index = index_of(["Tea time", "nothing", "tea TIME"])
+    assert index.search([Query("TEA", None)], 5)[0][1].tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("bad", [{"k1": -1.0}, {"b": 1.5}])
-def test_parameters_outside_the_formula_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="k1"):
-        Bm25Index([], **bad)
+def test_a_filter_hides_texts_and_leaves_the_scores_of_the_others() -> None:
+    index, query = index_of(["tea", "tea tea", "milk"]), [Query("tea", None)]
+    scores, rows = index.search(query, 5)[0]
+    hidden, left = index.search(query, 5, np.array([0, 2]))[0]
+    assert left.tolist() == [0] and hidden.tolist() == [scores[rows.tolist().index(0)]]

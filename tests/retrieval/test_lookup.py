@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 from flowserve.errors import ConfigError
 from flowserve.retrieval import bm25_lookup
-from flowserve.retrieval.bm25 import Bm25Index, words
+from flowserve.retrieval.bm25 import Bm25Index, evolve, words
 from flowserve.retrieval.bm25_lookup import Bm25Batch, Bm25Lookup, postings_of
 from flowserve.retrieval.documents import Passage
-from flowserve.retrieval.exact import ExactIndex
+from flowserve.retrieval.exact import best, rounded_scores
 from flowserve.retrieval.lookup import DenseLookup, LocalCache, Lookup
-from flowserve.retrieval.protocols import Ids, Vectors
+from flowserve.retrieval.protocols import Ids, Query, Vectors
+from flowserve.retrieval.snapshot import empty, origins
+from flowserve.retrieval.spec import parse
 
 
 def texts(seed: int, count: int) -> list[str]:
@@ -24,8 +27,22 @@ def texts(seed: int, count: int) -> list[str]:
     return [" ".join(chance.choice("abcdefgh") for _ in range(chance.randint(0, 9))) for _ in range(count)]
 
 
+def index_of(corpus: list[str]) -> Bm25Index:
+    old = empty("none", 1, parse("bm25"))
+    passages = tuple(Passage(f"{row:03}#0", f"{row:03}", text, 0, len(text)) for row, text in enumerate(corpus))
+    new = replace(old, passages=passages, vectors=np.ones((len(passages), 1), np.float32))
+    return Bm25Index(new.spec, evolve(new.spec, old, new, origins(old, new)))
+
+
 def passage(row: int) -> Passage:
     return Passage(f"d#{row}", "d", f"text {row}", 0, 1)
+
+
+def exact(vectors: Vectors, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """Every query against every vector."""
+    scores = rounded_scores(queries, vectors)
+    rows = np.broadcast_to(np.arange(len(vectors), dtype=np.int64), scores.shape)
+    return best(scores, rows, min(k, len(vectors)))
 
 
 def dense(seed: int, count: int) -> DenseLookup:
@@ -33,11 +50,9 @@ def dense(seed: int, count: int) -> DenseLookup:
     vectors = chance.integers(-1, 2, (count, 4)).astype(np.float32)  # coarse: many ties
     vectors[~vectors.any(axis=1), 0] = 1
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ExactIndex(4)
-    index.add(np.arange(count), vectors)
 
     async def search(queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        return index.search(queries, k)
+        return exact(vectors, queries, k)
 
     async def embed(text: str) -> Vectors:
         found: Vectors = vectors[int(text)]
@@ -49,10 +64,10 @@ def dense(seed: int, count: int) -> DenseLookup:
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 40), st.integers(1, 6))
 def test_a_batch_finds_what_each_query_finds_alone_and_bm25_says(seed: int, k: int, count: int, num: int) -> None:
     corpus, queries = texts(seed, count), texts(seed + 1, num)
-    batch, oracle = Bm25Batch(postings_of(corpus)), Bm25Index(corpus)
+    batch, oracle = Bm25Batch(postings_of(corpus)), index_of(corpus)
     found = batch.search([Counter(words(query)) for query in queries], k)
     assert found == [batch.search([Counter(words(query))], k)[0] for query in queries]
-    assert found == [tuple(oracle.search(query, k)[1].tolist()) for query in queries]
+    assert found == [tuple(oracle.search([Query(query, None)], k)[0][1].tolist()) for query in queries]
 
 
 def test_blocks_of_passages_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from flowserve.errors import InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
-from flowserve.retrieval import Document, IndexInfo, Retrieval, RetrievalService, Splitting, Vectors
+from flowserve.errors import ConfigError, InputError, Overloaded, RetrievalError, StoreError, TooLarge, UnknownName
+from flowserve.retrieval import Document, IndexInfo, Passage, Retrieval, RetrievalService, Splitting, Vectors
 from flowserve.retrieval.embed import HashEmbedder
-from flowserve.retrieval.exact import ExactIndex
+from flowserve.retrieval.protocols import Query
+from flowserve.retrieval.rerank import CrossEncoderReranker
 from flowserve.retrieval.service import Limits
 
 DOCUMENTS = [
@@ -72,7 +74,7 @@ async def test_ingest_search_delete_and_look_again_from_another_object(retrieval
     assert await retrieval.delete("docs", ["paris.md"]) == 0
     assert "paris.md" not in [hit.document for hit in await retrieval.search("docs", "capital of France?", 3)]
 
-    other = Retrieval(tmp_path / "indexes", HashEmbedder(64), index=ExactIndex)
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(64))
     assert other.info("docs") == IndexInfo("docs", 2, 2, "hash-64", 2)
     assert await other.search("docs", "flour", 2) == await retrieval.search("docs", "flour", 2)
     await other.close()
@@ -140,7 +142,7 @@ async def test_concurrent_queries_are_embedded_together_and_equal_ones_once(
     queries = ["paris", "bread", "water", "bread", "bread"]
     tasks = [asyncio.create_task(retrieval.search("docs", query, 2)) for query in queries]
     tasks[4].cancel()
-    while len(retrieval._current_batcher()) < 3:
+    while len(retrieval._current_desk().embedding) < 3:
         await asyncio.sleep(0)
     embedder.gate.set()
     await first
@@ -377,7 +379,7 @@ async def test_indexes_that_are_not_held_in_memory_are_read_again(tmp_path: Path
         await retrieval.ingest(name, [Document(name, f"text {name}")])
     for name in ("a", "b", "c", "a"):
         assert (await retrieval.search(name, "text", 1))[0].document == name
-        assert len(retrieval._opened) <= 2
+        assert len(retrieval._library._opened) <= 2
     await retrieval.close()
 
 
@@ -387,3 +389,174 @@ def test_it_may_be_used_from_one_event_loop_after_another(tmp_path: Path) -> Non
     for _ in range(2):
         assert len(asyncio.run(retrieval.search("docs", "paris", 2))) == 2
     asyncio.run(retrieval.close())
+
+
+KINDS = ["exact", "ivf", "hnsw", "pq", "bm25", "hybrid"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_index_of_any_kind_is_ingested_changed_and_opened_again(
+    retrieval: Retrieval, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("faiss")
+    info = await retrieval.ingest("docs", DOCUMENTS, kind=kind)
+    assert info.kind.partition(":")[0] == kind
+    assert (await retrieval.search("docs", "capital of France", 1))[0].document == "paris.md"
+    await retrieval.ingest("docs", [Document("rome.md", "Rome is the capital of Italy.")])
+    assert (await retrieval.search("docs", "capital of Italy", 1))[0].document == "rome.md"
+    assert await retrieval.delete("docs", ["rome.md"]) == 1
+    hits = await retrieval.search("docs", "capital of Italy", 3)
+    assert hits[0].document == "paris.md" and "rome.md" not in [hit.document for hit in hits]
+    assert retrieval.info("docs").kind == info.kind
+    other = Retrieval(tmp_path / "indexes", HashEmbedder(64))
+    assert await other.search("docs", "capital of Italy", 3) == hits
+    await other.close()
+
+
+async def test_another_kind_is_a_new_generation_without_embedding(retrieval: Retrieval, embedder: Watched) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    embedder.batches.clear()
+    info = await retrieval.ingest("docs", [], kind="bm25:b=0.5")
+    assert (info.kind, info.generation) == ("bm25:k1=1.2,b=0.5", 2)
+    assert [hit.document for hit in await retrieval.search("docs", "water", 3)] == ["bread.md"]
+    assert (await retrieval.ingest("docs", [], kind="bm25:b=0.5")).generation == 2
+    assert embedder.batches == []  # words alone: the query was not embedded either
+
+
+async def test_a_kind_that_does_not_exist_is_refused_before_anything_is_done(retrieval: Retrieval) -> None:
+    with pytest.raises(InputError, match="expected one of exact, ivf"):
+        await retrieval.ingest("docs", DOCUMENTS, kind="tree")
+    with pytest.raises(InputError, match="divisor of the dimension 64"):
+        await retrieval.ingest("docs", DOCUMENTS, kind="pq:segments=5")
+    assert retrieval.names() == []
+
+
+async def test_a_filter_leaves_passages_with_all_of_its_metadata(retrieval: Retrieval) -> None:
+    languages = [{"lang": lang, "year": year} for lang in ("en", "fr") for year in ("1", "2")]
+    await retrieval.ingest("docs", [Document(f"{n}", f"bread {n}", data) for n, data in enumerate(languages)])
+
+    async def found(where: dict[str, str]) -> list[str]:
+        return sorted(hit.document for hit in await retrieval.search("docs", "bread", 9, where))
+
+    assert await found({}) == ["0", "1", "2", "3"]
+    assert await found({"lang": "fr"}) == ["2", "3"]
+    assert await found({"lang": "fr", "year": "1"}) == ["2"]
+    assert await found({"lang": "de"}) == await found({"nothing": ""}) == []
+
+
+@pytest.mark.parametrize("where", [{"a": 1}, {1: "a"}, {str(n): "" for n in range(17)}])
+async def test_impossible_filters_are_refused(retrieval: Retrieval, where: dict[str, str]) -> None:
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(InputError, match="a filter has"):
+        await retrieval.search("docs", "bread", 1, where)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", [None, {"type": "markdown"}, {"type": "none"}])
+async def test_the_last_stage_of_a_search_is_what_it_finds(
+    retrieval: Retrieval, kind: str, where: dict[str, str] | None
+) -> None:
+    pytest.importorskip("faiss")
+    await retrieval.ingest("docs", DOCUMENTS, kind=kind)
+    stages = [docs async for docs in retrieval.stages("docs", "capital bread", 2, where)]
+    assert stages[-1] == await retrieval.search("docs", "capital bread", 2, where)
+
+
+async def test_stages_of_a_search_are_bounded_like_searches(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), limits=Limits(waiting_queries=1))
+    await retrieval.ingest("docs", DOCUMENTS)
+    stages = retrieval.stages("docs", "bread", 2)
+    await anext(stages)
+    with pytest.raises(Overloaded):
+        await retrieval.search("docs", "bread", 2)
+    await stages.aclose()
+    assert len(await retrieval.search("docs", "bread", 2)) == 2
+    await retrieval.close()
+    with pytest.raises(RetrievalError, match="closed"):
+        await anext(retrieval.stages("docs", "bread", 2))
+
+
+async def test_tenants_have_indexes_of_their_own_beside_shared_ones(tmp_path: Path) -> None:
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), private=True)
+    for tenant in ("", "a", "b/../x"):
+        await retrieval.ingest("docs", [Document(f"of {tenant}", "bread")], tenant=tenant)
+    await retrieval.ingest("shared", DOCUMENTS)
+    await retrieval.ingest("mine", DOCUMENTS, tenant="a")
+    for tenant, found in (("a", "of a"), ("b/../x", "of b/../x"), ("c", "of "), ("", "of ")):
+        assert [hit.document for hit in await retrieval.search("docs", "bread", 9, tenant=tenant)] == [found]
+    assert (retrieval.names("a"), retrieval.names("c")) == (["docs", "mine", "shared"], ["docs", "shared"])
+    assert len(await retrieval.search("shared", "bread", 9, tenant="a")) == 3
+    assert retrieval.info("docs", "a").name == "docs"
+    with pytest.raises(UnknownName, match="no index 'mine'; known: docs, shared"):
+        await retrieval.search("mine", "bread", 1, tenant="c")
+    with pytest.raises(InputError, match="'shared' is shared"):
+        await retrieval.delete("shared", ["tiny.md"], "a")
+    assert await retrieval.delete("docs", ["of a"], "a") == 1
+    assert await retrieval.search("docs", "bread", 9, tenant="a") == []
+    assert {path.name for path in tmp_path.iterdir()} == {"docs", "shared", "@a", "@b%2F..%2Fx"}
+    await retrieval.close()
+
+
+async def test_without_private_indexes_tenants_share_all_of_them(retrieval: Retrieval) -> None:
+    await retrieval.ingest("docs", DOCUMENTS, tenant="a")
+    assert len(await retrieval.search("docs", "bread", 9, tenant="b")) == 3
+    assert retrieval.names("b") == retrieval.names() == ["docs"]
+
+
+class Shortest:
+    """Likes short passages."""
+
+    wants_vector = False
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def score(self, query: Query, passages: Sequence[Passage], vectors: Vectors) -> NDArray[np.float64]:
+        assert vectors.shape == (len(passages), 64)
+        self.seen.append([passage.document for passage in passages])
+        return np.array([-len(passage.text) for passage in passages], np.float64)
+
+
+async def test_candidates_are_put_in_order_by_the_reranker(tmp_path: Path) -> None:
+    shortest = Shortest()
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), reranker=shortest)
+    await retrieval.ingest("docs", DOCUMENTS)
+    plain = [hit.document for hit in await retrieval.search("docs", "capital of France", 3)]
+    hits = await retrieval.search("docs", "capital of France", 1, rerank=3)
+    assert [(hit.document, hit.score) for hit in hits] == [("tiny.md", -5.0)] and shortest.seen == [plain]
+    await retrieval.search("docs", "capital of France", 2, rerank=1)  # k is more
+    assert shortest.seen[1] == plain[:2]
+    assert await retrieval.search("docs", "capital", 3, {"no": "thing"}, rerank=3) == []
+    with pytest.raises(InputError, match="rerank must be"):
+        await retrieval.search("docs", "capital", 1, rerank=1001)
+    await retrieval.close()
+
+
+async def test_words_find_candidates_and_their_vectors_put_them_in_order(retrieval: Retrieval) -> None:
+    texts = ["bread bread bread", "bread oven", "oven bread crust", "nothing"]
+    documents = [Document(str(number), text) for number, text in enumerate(texts)]
+    await retrieval.ingest("words", documents, kind="bm25")
+    await retrieval.ingest("meaning", documents[:3])
+    hits = await retrieval.search("words", "bread oven", 3, rerank=9)
+    assert hits == await retrieval.search("meaning", "bread oven", 3)
+
+
+async def test_a_reranker_that_breaks_its_word_is_an_error(tmp_path: Path) -> None:
+    class Broken(Shortest):
+        def score(self, query: Query, passages: Sequence[Passage], vectors: Vectors) -> NDArray[np.float64]:
+            return np.full(len(passages), np.nan)
+
+    retrieval = Retrieval(tmp_path, HashEmbedder(64), reranker=Broken())
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(RetrievalError, match="not numbers"):
+        await retrieval.search("docs", "bread", 1, rerank=2)
+    await retrieval.close()
+
+
+async def test_a_cross_encoder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    reranker = CrossEncoderReranker(tmp_path / "model")
+    retrieval = Retrieval(tmp_path / "indexes", HashEmbedder(64), reranker=reranker)
+    await retrieval.ingest("docs", DOCUMENTS)
+    with pytest.raises(ConfigError, match="cannot load the cross-encoder '.*model'"):
+        await retrieval.search("docs", "bread", 1, rerank=2)
+    await retrieval.close()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flowserve.errors import ConfigError
 from flowserve.retrieval.documents import Document
-from flowserve.retrieval.split import Span, Splitting, spans, split
+from flowserve.retrieval.split import CountTokens, Span, Splitting, joined, spans, split
 
 
 def words(text: str) -> int:
@@ -110,6 +110,17 @@ def test_passages_carry_document_ordinal_offsets_and_metadata() -> None:
         ("notes/a.md#0", "notes/a.md", "one two", 2, 9, {"type": "markdown"}),
         ("notes/a.md#1", "notes/a.md", "three", 10, 15, {"type": "markdown"}),
     ]
+
+
+@given(TEXTS, COUNTS, st.integers(1, 12), st.integers(0, 11))
+def test_passages_joined_are_the_text_but_for_the_white_space_between_them(
+    text: str, count: CountTokens, limit: int, overlap: int
+) -> None:
+    splitting = Splitting(limit, min(overlap, limit - 1))
+    found = joined(split(Document("d", text), splitting, count))
+    assert len(found) <= len(text)
+    assert all(ours == theirs or (ours == " " and theirs.isspace()) for ours, theirs in zip(found, text, strict=False))
+    assert not text[len(found) :].strip()
 
 
 def test_white_space_alone_gives_no_passages() -> None:

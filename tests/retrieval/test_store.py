@@ -5,15 +5,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flowserve.errors import StoreError
 from flowserve.retrieval.documents import Passage
 from flowserve.retrieval.snapshot import Snapshot, empty
+from flowserve.retrieval.spec import parse
 from flowserve.retrieval.store import IndexStore
+from flowserve.retrieval.structure import unpack
 
 
 def snapshot(generation: int, number: int = 3, dimension: int = 4) -> Snapshot:
@@ -70,8 +75,43 @@ def test_an_index_without_documents_survives(tmp_path: Path) -> None:
     assert contents(store).vectors.shape == (0, 4)
 
 
-def test_a_flipped_bit_anywhere_is_an_error_that_names_the_place(tmp_path: Path) -> None:
-    store = commit(tmp_path / "x", 1, number=1)
+def of_kind(snapshot: Snapshot, kind: str, **arrays: NDArray[Any]) -> Snapshot:
+    return replace(snapshot, spec=parse(kind), structure=arrays)
+
+
+def test_an_exact_index_is_written_as_before_there_were_kinds(tmp_path: Path) -> None:
+    commit(tmp_path / "x", 1)
+    manifest = json.loads((tmp_path / "x" / "MANIFEST.json").read_text())
+    assert manifest["version"] == 1 and "kind" not in manifest["index"]
+
+
+def test_the_kind_and_what_it_built_are_read_back(tmp_path: Path) -> None:
+    store = IndexStore(tmp_path / "x")
+    built = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((0, 5), np.uint8), "c": np.array([-1])}
+    with store.writing():
+        store.commit(of_kind(snapshot(1), "ivf:nprobe=3", **built))
+    found, manifest = contents(store), store.manifest()
+    assert manifest is not None and manifest.kind == str(found.spec) == "ivf:clusters=0,nprobe=3"
+    assert {name: (array.dtype, array.tolist()) for name, array in found.structure.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in built.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no line", b"[]\n", b'{"a": ["<f4", [2]]}\n1234', b'{"a": ["<f4", [1]]}\n12345']
+    + [b'{"a": ["|O", [1]]}\n12345678', b'{"a": ["<f4", [-1]]}\n', b'{"a": ["<f4", ["1"]]}\n1234', b'{"a": 1}\n'],
+)
+def test_arrays_that_do_not_fit_their_description_are_refused(data: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        unpack(data)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_a_flipped_bit_anywhere_is_an_error_that_names_the_place(tmp_path: Path, kind: str) -> None:
+    store = IndexStore(tmp_path / "x")
+    with store.writing():
+        store.commit(of_kind(snapshot(1, 1), kind, **({} if kind == "exact" else {"a": np.zeros(2, np.int64)})))
     for path in sorted((tmp_path / "x").rglob("*.*")):
         whole = path.read_bytes()
         for at, byte in enumerate(whole):
@@ -118,8 +158,9 @@ def test_swapped_files_are_noticed(tmp_path: Path) -> None:
         (b"\xff\xfe", "cannot be read as a manifest"),
         (b"[" * 60_000, "cannot be read as a manifest"),
         (b" " * 70_000, "70000 bytes"),
-        (b'{"format": "flowserve-index", "version": 2}', "use the FlowServe that wrote it"),
+        (b'{"format": "flowserve-index", "version": 3}', "use the FlowServe that wrote it"),
         (b'{"format": "flowserve-index", "version": 1}', "cannot be read as a manifest"),
+        (b'{"format": "flowserve-index", "version": 2}', "cannot be read as a manifest"),
     ],
 )
 def test_foreign_manifests_are_clear_errors(tmp_path: Path, manifest: bytes, message: str) -> None:

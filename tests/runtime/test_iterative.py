@@ -18,13 +18,16 @@ from flowserve.engines.base import Call, Finish, Origin, Output, Sampling, Segme
 from flowserve.engines.fake import FakeEngine
 from flowserve.engines.words import FIRST_SPECIAL
 from flowserve.errors import ContextTooLong, EngineLost, InputError, RetrievalError
+from flowserve.retrieval import ivf
 from flowserve.retrieval.bm25_lookup import Bm25Batch, Bm25Lookup, postings_of
 from flowserve.retrieval.documents import Passage
 from flowserve.retrieval.embed import HashEmbedder
-from flowserve.retrieval.exact import ExactIndex
-from flowserve.retrieval.ivf import IvfIndex
+from flowserve.retrieval.flat_batch import FlatBatch
 from flowserve.retrieval.lookup import DenseLookup, LocalCache, Lookup, Scores
 from flowserve.retrieval.protocols import Ids, Vectors
+from flowserve.retrieval.service import _rows
+from flowserve.retrieval.snapshot import empty, origins
+from flowserve.retrieval.spec import parse
 from flowserve.runtime.iterative import Generation, Iteration
 
 VOCABULARY = [f"w{i}" for i in range(12)]
@@ -126,12 +129,7 @@ def lookup_of(kind: str, seed: int) -> Lookup:
     if kind == "bm25":
         return Bm25Lookup(Bm25Batch(postings_of(texts)), passage, _at_once)
     vectors = embedder.embed(texts)
-    index: Any
-    if kind == "hnsw":
-        index = _Hnsw(vectors)
-    else:
-        index = ExactIndex(DIMENSION) if kind == "exact" else IvfIndex(DIMENSION, num_clusters=8, nprobe=2)
-        index.add(np.arange(len(texts)), vectors)
+    index: Any = {"hnsw": _Hnsw, "exact": FlatBatch, "ivf": _Ivf}[kind](vectors)
 
     async def search(queries: Vectors, k: int) -> tuple[Vectors, Ids]:
         found: tuple[Vectors, Ids] = index.search(queries, k)
@@ -157,6 +155,19 @@ class _Hnsw:
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
         scores, rows = self._index.search(np.ascontiguousarray(queries), 8)
         return scores[:, :k], rows[:, :k]
+
+
+class _Ivf:
+    """Eight clusters, of which two are looked into."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        old = empty("hash", vectors.shape[1], parse("ivf:clusters=8,nprobe=2"))
+        passages = tuple(Passage(f"{row:03}#0", f"{row:03}", "", 0, 0) for row in range(len(vectors)))
+        new = replace(old, passages=passages, vectors=vectors)
+        self._index = ivf.IvfIndex(new.spec, replace(new, structure=ivf.evolve(new.spec, old, new, origins(old, new))))
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+        return _rows(self._index, queries, k)
 
 
 async def _at_once(function: Callable[[], Any]) -> Any:

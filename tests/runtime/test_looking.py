@@ -141,6 +141,29 @@ def test_an_index_that_is_not_there_fails_the_node_by_name(tmp_path: Path) -> No
     assert shown(run) == ""
 
 
+@pytest.mark.parametrize("kind", ["ivf:clusters=4,nprobe=1", "bm25"])
+def test_approximate_indexes_give_their_own_answer_and_those_without_vectors_are_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    async def work(mode: str) -> Run:
+        service = await indexed(tmp_path)
+        await service.ingest("sea", [], kind=kind)
+        runtime = Runtime([ENGINE], retrieval=service)
+        await runtime.start()
+        run = await runtime.submit(flow_with(mode).program, {"topic": "tide and moon"})
+        await run.wait()
+        await runtime.aclose()
+        await service.close()
+        return run
+
+    runs = [asyncio.run(work(mode)) for mode in MODES]
+    if kind == "bm25":
+        with pytest.raises(RunFailed, match="needs one that goes by vectors alone"):
+            runs[0].outcome()
+    else:
+        assert len({run.outcome() for run in runs}) == 1
+
+
 def test_without_a_retrieval_folder_it_says_what_to_start(tmp_path: Path) -> None:
     async def work() -> Run:
         runtime = Runtime([ENGINE])

@@ -55,6 +55,16 @@ def values(call: Call) -> list[str]:
     return [segment.text for segment in call.segments if segment.origin is Origin.VALUE]
 
 
+def test_a_filter_reaches_the_search() -> None:
+    @fs.workflow()
+    def both(question: str) -> list[list[fs.Doc]]:
+        return [fs.Index("notes").search(question), fs.Index("notes", where={"lang": "en"}).search(question)]
+
+    with fs.testing.engine(indexes={"notes": ["the tide follows the moon"]}):
+        found, filtered = both.run("moon")
+    assert (len(found), filtered) == (1, [])
+
+
 def test_a_retrieval_workflow_puts_each_passage_into_a_segment_of_its_own() -> None:
     index = fs.Index("notes")
 

@@ -76,7 +76,7 @@ def test_errors_are_declared_in_the_dialect_of_their_door(app: Any) -> None:
         for status, response in item["responses"].items():
             if status < "400":
                 continue
-            openai = path.startswith(("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models"))
+            openai = path.startswith(("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses"))
             media = "application/json" if openai else "application/problem+json"
             shape = "OpenAIError" if openai else "Problem"
             assert response["content"] == {media: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}, (path, status)
@@ -90,6 +90,8 @@ def test_streams_are_declared_as_streams(app: Any) -> None:
         ("/v1/runs/{run_id}/events", "get"),
         ("/v1/chat/completions", "post"),
         ("/v1/completions", "post"),
+        ("/v1/responses", "post"),
+        ("/v1/responses/{response_id}", "get"),
     ):
         assert "text/event-stream" in paths[path][method]["responses"]["200"]["content"]
     assert list(paths["/v1/runs/{run_id}/events"]["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
@@ -151,12 +153,14 @@ PLAIN = ["health", "ready", "version", "metrics", "listWorkflows", "listIndexes"
 OPERATIONS = [
     *("getWorkflow", "getSchema", "getGraph", "putWorkflow", "checkWorkflow"),
     *("createRun", "listRuns", "getRun", "streamRun", "getResult", "cancelRun", "forgetRun"),
-    *("ingestDocuments", "searchIndex", "drainEngine", "resumeEngine"),
+    *("ingestDocuments", "getDocuments", "deleteDocuments", "searchIndex", "drainEngine", "resumeEngine"),
+    *("putProgram", "getProgram", "endSession"),
     *("createChatCompletion", "createCompletion", "createEmbedding", "getModel"),
+    *("createResponse", "getResponse", "cancelResponse", "deleteResponse", "listInputItems"),
 ]
 FREE = {
-    "putWorkflow", "checkWorkflow", "createRun", "ingestDocuments",
-    "createChatCompletion", "createCompletion", "createEmbedding",
+    "putWorkflow", "checkWorkflow", "createRun", "ingestDocuments", "putProgram",
+    "createChatCompletion", "createCompletion", "createEmbedding", "createResponse",
 }  # fmt: skip
 """Take free JSON (in which integers beyond 2^53 are refused) or have rules that a schema cannot say: here what the
 schema allows may still be refused, cleanly."""
@@ -176,7 +180,7 @@ def test_schemathesis_finds_nothing(app: Any, url: str, name: str, mode: Generat
     schema.config.generation.update(allow_x00=False)
     operation = schema.find_operation_by_id(name)
     known = (
-        {"name": "echo"} if name == "createRun" else {"name": "notes"} if "Index" in name or "ingest" in name else {}
+        {"name": "echo"} if name == "createRun" else {"name": "notes"} if "Index" in name or "Documents" in name else {}
     )
 
     @settings(

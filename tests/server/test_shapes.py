@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from flowserve.server import openai_responses_schemas as q
 from flowserve.server import openai_schemas as o
 from flowserve.server import schemas as s
 from flowserve.server.wire import dumps
@@ -50,6 +51,13 @@ async def test_what_is_got_has_its_declared_shape(served: Any, path: str, model:
         ("/v1/chat/completions", {"model": "echo"}, o.ChatCompletion),
         ("/v1/completions", {"model": "fake", "prompt": "x", "logprobs": 2}, o.TextCompletion),
         ("/v1/chat/completions", {"model": "none"}, s.OpenAIError),
+        (
+            "/v1/responses",
+            {"model": "fake", "input": "x", "tools": [], "text": {"format": {"type": "text"}}},
+            q.ResponseOut,
+        ),
+        ("/v1/responses", {"model": "stuck", "input": "x", "background": True}, q.ResponseOut),
+        ("/v1/responses", {"model": "none", "input": "x"}, s.OpenAIError),
     ],
 )
 async def test_what_is_posted_is_answered_in_its_declared_shape(

@@ -14,6 +14,7 @@ from typing import Any
 
 from flowserve.engines.base import Call
 from flowserve.engines.openai.metrics import SGLANG, VLLM, Names
+from flowserve.graphs.caller import Caller
 from flowserve.ids import Tokens
 
 
@@ -21,8 +22,8 @@ from flowserve.ids import Tokens
 class Hints:
     """What FlowServe knows of a call beside what shall be generated. Names are our own (`salts`), never a client's."""
 
-    request: str
-    """Unique among the requests to the server."""
+    request: str = ""
+    """Unique among the requests to the server; empty: the server may name it."""
     priority: int = 0
     """Lower goes first."""
     session: str | None = None
@@ -30,6 +31,8 @@ class Hints:
     """Of the tenant."""
     expected_tokens: Tokens | None = None
     """How long the answer will probably be; None: not known."""
+    caller: Caller | None = None
+    """Where the call stands in a program of its client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Dialect:
 
 
 def _vllm(hints: Hints) -> Extra:
-    body: dict[str, Any] = {"request_id": hints.request}
+    body: dict[str, Any] = {"request_id": hints.request} if hints.request else {}
     if hints.priority:
         body["priority"] = hints.priority
     if hints.session is not None:
@@ -90,7 +93,8 @@ def _sglang(hints: Hints) -> Extra:
 def _sglang_inverted(hints: Hints) -> Extra:
     """Of a server started with `--schedule-low-priority-values-first`."""
     body = dict(_vllm(hints).body)
-    body["rid"] = body.pop("request_id")
+    if "request_id" in body:
+        body["rid"] = body.pop("request_id")
     return Extra(body)
 
 
@@ -104,6 +108,8 @@ def _dynamo(hints: Hints) -> Extra:
     if hints.salt is not None:
         nvext["cache_salt"] = hints.salt
     headers = {} if hints.session is None else {"X-Dynamo-Session-ID": hints.session}
+    if hints.caller is not None and hints.caller.parent is not None:
+        headers["X-Dynamo-Parent-Session-ID"] = hints.caller.parent
     return Extra({"nvext": nvext} if nvext else {}, headers)
 
 
@@ -123,9 +129,10 @@ def _flowserve(hints: Hints) -> Extra:
     body: dict[str, Any] = {}
     if hints.session is not None:
         body["session_id"] = hints.session
-    if hints.priority:
-        body["flowserve"] = {"priority": _clamped(-hints.priority, 1001)}
-    return Extra(body)
+    ours: dict[str, Any] = {"priority": _clamped(-hints.priority, 1001)} if hints.priority else {}
+    if hints.caller is not None:
+        ours["caller"] = hints.caller.data()
+    return Extra(body | {"flowserve": ours} if ours else body)
 
 
 def _clamped(value: int, bound: int) -> int:

@@ -151,7 +151,7 @@ class Invocation:
         """LangGraph's configuration of a node, said of this task; reading and sending by hand are not possible ahead of its step."""
         path = ("__pregel_push", -1) if task.push else ("__pregel_pull", task.node)
         space = f"{task.node}:ahead-{task.step}-{id(task):x}"
-        triggers = (f"branch:to:{task.node}",)
+        triggers = ("__pregel_push",) if task.push else (f"branch:to:{task.node}",)
         about = {
             "langgraph_step": task.step,
             "langgraph_node": task.node,

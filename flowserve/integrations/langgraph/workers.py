@@ -5,6 +5,9 @@ import contextvars
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import set_config_context
+
 from flowserve.integrations.langgraph.frontier import Task
 from flowserve.integrations.langgraph.invocation import Invocation
 
@@ -20,6 +23,10 @@ class Threads:
 
     def _work(self, run: Invocation, task: Task) -> Any:
         config = run.config_of(task)
+        with set_config_context(config) as context:  # so that what the node calls knows whose call it is
+            return context.run(self._node, run, task, config)
+
+    def _node(self, run: Invocation, task: Task, config: RunnableConfig) -> Any:
         result = run.graph.nodes[task.node].bound.inner.invoke(run.input_of(task), config)
         run.ended(task, result)
         for branch in run.frontier.shape.branches.get(task.node, ()):
@@ -47,6 +54,10 @@ class Tasks:
 
     async def _work(self, run: Invocation, task: Task) -> Any:
         config = run.config_of(task)
+        with set_config_context(config) as context:
+            return await asyncio.create_task(self._node(run, task, config), context=context)
+
+    async def _node(self, run: Invocation, task: Task, config: RunnableConfig) -> Any:
         result = await run.graph.nodes[task.node].bound.inner.ainvoke(run.input_of(task), config)
         run.ended(task, result)
         for branch in run.frontier.shape.branches.get(task.node, ()):

@@ -45,7 +45,8 @@ async def main(model, core):
 
     lost = asyncio.Event()
     inline.watch(lambda engine, news: None if engine.status().up else lost.set())
-    next(p for p in psutil.Process().children() if "EngineCore" in " ".join(p.cmdline())).kill()
+    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    next(p for p in alive if "EngineCore" in " ".join(p.cmdline())).kill()
     await asyncio.wait_for(lost.wait(), 10)
     try:
         await ids(inline, "b")
