@@ -1,7 +1,7 @@
 """Which tokens of pasted chunks are recomputed: policies by name, with their parameters, and what static ones select.
 
-A static policy is known before the forward pass, so a scheduler can count its tokens; a dynamic one (hkvd, query_attn)
-chooses while layers are computed, and only `blend/` runs it. Everything that no chunk covers, and the last token of the prompt, is
+A static policy is known before the forward pass, so a scheduler can count its tokens; a dynamic one (hkvd, budgeted, query_attn)
+chooses while layers are computed: `flowserve/engines/blend/` in the `hf` engine, and hkvd in vLLM's connector. Everything that no chunk covers, and the last token of the prompt, is
 always computed, whatever the policy.
 """
 
@@ -14,7 +14,7 @@ from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
 
 NAMES: Final = ("none", "sink0", "first_k", "hkvd", "budgeted", "query_attn", "full")
-STATIC: Final = frozenset({"none", "sink0", "first_k", "budgeted", "full"})
+STATIC: Final = frozenset({"none", "sink0", "first_k", "full"})
 PASTES: Final = frozenset({"none", "sink0"})
 """Policies that recompute nothing of a chunk: only class `fast` allows them."""
 PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -34,7 +34,8 @@ class Policy:
     """A policy with its parameters; those of other policies are ignored.
 
     none: paste what was encoded alone. sink0: the same of chunks that were encoded behind a sink prefix (LegoLink-0, EPIC, ICML 2025).
-    first_k: the first `k` tokens of every chunk but one at position 0 (EPIC). hkvd: the `ratio` of tokens whose KV deviates
+    first_k: the first `k` tokens of every chunk; EPIC spares one at position 0, but our records are encoded behind a sink, which
+    is not there. hkvd: the `ratio` of tokens whose KV deviates
     most at `check_layer` (CacheBlend, EuroSys 2025, section 4). budgeted: of each chunk the share that its context demands (Cache-Craft,
     SIGMOD 2025). query_attn: the `ratio` of tokens that the question attends to most (ProphetKV, ICML 2026). full: all.
     """
@@ -76,6 +77,16 @@ class Policy:
     def static(self) -> bool:
         """Is its selection known before the forward pass?"""
         return self.name in STATIC
+
+    def head(self, tokens: Tokens) -> Tokens:
+        """Tokens at the start of a chunk of so many that are recomputed whatever else is chosen."""
+        match self.name:
+            case "first_k":
+                return min(self.k, tokens)
+            case "full":
+                return tokens
+            case _:
+                return 0
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 Checked when built. How the parts are made of it is the affair of the engine that has a store.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from flowserve.cachestore.policies import PASTES, Policy
+from flowserve.cachestore.policies import PASTES, Policy, parse_policy
 from flowserve.cachestore.segments import Quality
 from flowserve.errors import ConfigError
 from flowserve.ids import Bytes, Tokens
@@ -17,8 +16,14 @@ from flowserve.ids import Bytes, Tokens
 GIB: Final = 1 << 30
 SCHEMES: Final = ("valkey", "s3")
 """Kinds of remote tiers, as the scheme of their URL."""
-NUMBERS: Final = {"first_k": "k", "hkvd": "ratio", "budgeted": "ratio", "query_attn": "ratio"}
-"""Policies that a number may follow in a text, and which of their fields it is."""
+EXAMPLES: Final = {
+    "hkvd": "hkvd:0.15",
+    "budgeted": "budgeted:0.15",
+    "query_attn": "query_attn:0.2",
+    "none": "none",
+    "sink0": "sink0",
+}
+"""What may be written instead of a text that names a policy and is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class ReuseSettings:
     gates: Path | None = None
     """Folder with the gate files of models (`flowserve gate reuse`). A policy without one is off, so None pastes nothing."""
     balanced: str = "first_k:16"
-    """Policy of calls that ask for `balanced`: a name of `policies.NAMES`, and after a colon its number."""
+    """Policy of calls that ask for `balanced`: a name of `policies.NAMES`, and after a colon its number or, by name, its
+    parameters (`hkvd:ratio=0.2,gradual=0.2/0.1`)."""
     fast: str = "first_k:16"
     """Policy of calls that ask for `fast`."""
     sink_tokens: Tokens = 4
@@ -87,22 +93,12 @@ class ReuseSettings:
 
 
 def parsed(text: str, where: str) -> Policy:
-    """A policy from `name` or `name:number`. Raises ConfigError, naming the field `where`."""
-    name, colon, number = text.partition(":")
-    if not colon:
-        return Policy(name)
-    Policy(name)  # an unknown name is the first thing to say
-    if name not in NUMBERS:
-        takers = ", ".join(NUMBERS)
-        raise _wrong(where, f"no number after '{name}'", text, f"Policies with one: {takers}.")
+    """A policy as `policies.parse_policy` reads it. Raises ConfigError, naming the field `where`."""
     try:
-        value = int(number) if NUMBERS[name] == "k" else float(number)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        example = "first_k:16" if NUMBERS[name] == "k" else f"{name}:0.15"
-        raise _wrong(where, f"a number after '{name}:'", text, f"Use e.g. {example}.")
-    return Policy(name, k=int(value)) if NUMBERS[name] == "k" else Policy(name, ratio=value)
+        return parse_policy(text)
+    except ConfigError as error:
+        example = EXAMPLES.get(text.partition(":")[0], "first_k:16")
+        raise ConfigError(f"ReuseSettings.{where}: {error}. Use e.g. {example}.") from error
 
 
 def _check_url(url: str) -> None:

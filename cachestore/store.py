@@ -313,14 +313,19 @@ class Store:
     # --- moving: in the store's thread only ------------------------------------------------------------------
 
     def _write(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
+        while self._do(self._jobs.get()):
+            pass  # nothing of a job is held while the next one is waited for: its arrays may be large
+
+    def _do(self, job: Callable[[], None] | None) -> bool:
+        """False: it was the last one."""
+        try:
+            if job is not None:
                 job()
-            except StoreError:  # counted where it happened
-                pass
-            finally:
-                self._jobs.task_done()
-        self._jobs.task_done()
+        except StoreError:  # counted where it happened
+            pass
+        finally:
+            self._jobs.task_done()
+        return job is not None
 
     def _later(self, job: Callable[[], None]) -> bool:
         if self._jobs.qsize() >= WAITING:

@@ -551,6 +551,27 @@ def bench_reasoning(
     benching.reasoning(json, plot, bank, model, samples, engines, programs, seeds, target or [2.0], seed, jobs)
 
 
+@bench.command("reuse")
+def bench_reuse(
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write a picture of the speedups to this file, as SVG")] = None,
+    engine: Annotated[
+        str, typer.Option(help="hf or vllm; with vllm one size, and stall of a running answer besides")
+    ] = "hf",
+    model: Annotated[str, typer.Option(help="folder or hub name, demo, or random:SIZE (4m, 66m, ...)")] = "random:66m",
+    policy: Annotated[list[str] | None, typer.Option(help="as hkvd:0.15; again for each further one")] = None,
+    tier: Annotated[list[str] | None, typer.Option(help="host or disk; may be given again; default: both")] = None,
+    chunks: Annotated[int, typer.Option(help="passages of a prompt", min=2)] = 6,
+    tokens: Annotated[list[int] | None, typer.Option(help="of a passage; again for each further size", min=16)] = None,
+    rounds: Annotated[int, typer.Option(help="each way is asked so often", min=1)] = 3,
+    data: Annotated[Path | None, typer.Option(help="questions over passages, to score answers as well")] = None,
+) -> None:
+    """Time to the first token with passages' KV reused: full prefill, prefix caching and each policy side by side."""
+    from flowserve.cli import benching
+
+    benching.reuse(json, plot, engine, model, policy or [], tier or [], chunks, tokens or [512], rounds, data)
+
+
 @bench.command("stopping")
 def bench_stopping(
     bank: Annotated[Path, typer.Option(help="recorded chains: a file of JSON lines, packed or not")],

@@ -34,6 +34,15 @@ def indexes(out: Path | None, vectors: int, dimension: int, queries: int, kinds:
     report.write("flowserve bench indexes", results, bench.SEED, out)
 
 
+def reuse_on_vllm(out: Path | None, model: str, policies: Sequence[str], chunks: int, tokens: int, rounds: int) -> None:
+    from flowserve.bench.reuse import on_vllm as bench
+
+    results = bench.run(model, policies or bench.POLICIES, chunks, tokens, rounds, say)
+    shown = ("ttft_ms_p50", "speedup_vs_full", "speedup_vs_prefix", "stall_ms_p50", "stall_vs_full", "pasted")
+    report.show("reuse on vLLM", {case["policy"]: {name: case[name] for name in shown} for case in results["cases"]})
+    report.write("flowserve bench reuse --engine vllm", results, bench.SEED, out)
+
+
 def demo(out: Path | None, url: str, limit: int | None) -> None:
     from flowserve.bench import demo as bench
 
@@ -54,6 +63,45 @@ def pool(out: Path | None, parts: Sequence[str], model: Path | None, size: str, 
 
     results = bench.run(model, size, quick, parts or bench.PARTS, say)
     report.write("flowserve bench pool", results, bench.SEED, out)
+
+
+def reuse(
+    out: Path | None,
+    svg: Path | None,
+    engine: str,
+    model: str,
+    policies: Sequence[str],
+    tiers: Sequence[str],
+    chunks: int,
+    sizes: Sequence[int],
+    rounds: int,
+    data: Path | None,
+) -> None:
+    if engine == "vllm":
+        if len(sizes) > 1 or tiers or svg is not None or data is not None:
+            raise ConfigError("bench reuse --engine vllm: expected one --tokens, and no --tier, --plot or --data")
+        reuse_on_vllm(out, model, policies, chunks, sizes[0], rounds)
+        return
+    if engine != "hf":
+        raise ConfigError(f"bench reuse --engine: expected hf or vllm; got '{engine}'")
+    from flowserve.assemble import model_folder
+    from flowserve.bench.reuse import timing as bench
+    from flowserve.bench.reuse.picture import picture
+
+    shapes = [bench.Shape(chunks, tokens) for tokens in sizes]
+    path = model if model.partition(":")[0] == "random" else model_folder(model)
+    results = {"model": model} | bench.run(
+        path, policies or bench.POLICIES, tiers or bench.TIERS, shapes, rounds, data, say
+    )
+    for case in results["cases"]:
+        lost = "" if case["kl_mean"] is None else f", KL {case['kl_mean']:.4f}, agrees {case['agreement']:.0%}"
+        say(
+            f"{case['chunks']}x{case['chunk_tokens']} {case['tier'] or ''} {case['policy']}: {case['ttft_ms_p50']:,.0f} ms, "
+            f"x{case['speedup_vs_full']:.2f} of full prefill, x{case['speedup_vs_prefix']:.2f} of prefix caching{lost}"
+        )
+    if svg is not None:
+        svg.write_text(picture(f"Passages reused: {model}, {engine}", results["cases"]), encoding="utf-8")
+    report.write("flowserve bench reuse", results, bench.SEED, out)
 
 
 def fidelity(out: Path | None, picture: Path | None, rate: float, seconds: float, size: str, log: Path | None) -> None:

@@ -83,8 +83,13 @@ class SlotBatch:
         self._table = table
         self._state_name = state_name
         self._device = model.device
-        self._masks = _Masks(model)
+        self._masks = Masks(model)
         self._last_only = _accepts(model, "logits_to_keep")
+
+    @property
+    def parts(self) -> tuple[SlotTable, "Masks", str]:
+        """Its table, the masks over it, and the name by which the model's modules take the table: for who runs single layers."""
+        return self._table, self._masks, self._state_name
 
     def can_hold(self, slots: int, positions: Tokens) -> bool:
         return self._table.can_hold(slots, positions)
@@ -217,7 +222,7 @@ class SoloBatch:
         return logits.float()
 
 
-class _Masks:
+class Masks:
     """4-D attention masks over a table, in the form that the model's attention takes."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -233,7 +238,8 @@ class _Masks:
         self._dtype = model.dtype
 
     def __call__(self, positions: torch.Tensor, visible: Tokens) -> Any:
-        """positions: (rows, queries). Of the `visible` places each query sees those up to its own position."""
+        """positions: (rows, queries). Of the `visible` places each query sees those up to its own position. A mapping by kind of
+        layer where layers differ."""
         places = torch.arange(visible, device=positions.device)
         full = places <= positions[:, None, :, None]  # (rows, 1, queries, places)
         if not self._mixed:

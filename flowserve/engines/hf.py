@@ -29,6 +29,7 @@ from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.geometry import Geometry
 from flowserve.cachestore.keys import Identity
 from flowserve.cachestore.policies import Policy
+from flowserve.cachestore.segments import Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.cachestore.store import Store, told
 from flowserve.engines.base import (
@@ -42,14 +43,18 @@ from flowserve.engines.base import (
     Segment,
     Tokenizer,
 )
+from flowserve.engines.batch import SlotBatch
+from flowserve.engines.blend.blend import Blend
+from flowserve.engines.blend.decoder import Decoder
 from flowserve.engines.checks import check_call
+from flowserve.engines.chunk_store import CODEC, StoredChunks, open_chunks
 from flowserve.engines.grammar import Grammars
 from flowserve.engines.hf_load import Source, load_model
-from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of
+from flowserve.engines.hf_reuse import ChunkReuse, Counts, Finder, Rotary, geometry_of, layers_of
 from flowserve.engines.hf_shadows import ReuseShadows
-from flowserve.engines.hf_store import CODEC, StoredChunks, open_chunks
 from flowserve.engines.hf_tokenizer import HFTokenizer
 from flowserve.engines.job import Job
+from flowserve.engines.model_identity import identity_of
 from flowserve.engines.prefix import PrefixCache
 from flowserve.engines.stepper import Stepper
 from flowserve.errors import ConfigError, EngineError, EngineLost, InputError, StoreError, Unsupported
@@ -244,6 +249,21 @@ class HFEngine(BaseEngine):
             raise EngineError(f"call '{call.id}': aborted")
         return found[0]
 
+    def paste_by(self, policy: Policy) -> None:
+        """From the next call on, those of class `fast` are blended by `policy`, without a gate: for measurements. Raises ConfigError
+        where the engine was not started for one, or cannot run the policy."""
+        if self._finder is None or not self._is_measuring:
+            raise ConfigError(
+                f"engine '{self._id}': expected ReuseSettings with measuring=True, to paste without a gate"
+            )
+        reuse = replace(self._finder.reuse, policies={Quality.FAST: policy})
+        reuse.check(self._finder.geometry.layers)
+        self._finder.reuse = reuse
+
+    @property
+    def _is_measuring(self) -> bool:
+        return isinstance(self._reuse, ReuseSettings) and self._reuse.measuring
+
     async def settled(self) -> None:
         """Until what was missed so far is in the store, or was refused by it, and no shadow is at work."""
         while self._making:
@@ -399,7 +419,8 @@ class HFEngine(BaseEngine):
         except EngineError as error:
             log.warning("engine '%s': a chunk of %d tokens was not encoded: %s", self._id, len(segment.ids), error)
             return
-        await asyncio.to_thread(chunks.keep, tenant, segment, kv, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        await asyncio.to_thread(lambda: chunks.keep(tenant, segment, layers_of(kv), seconds))
 
     def _begin(self, job: Job) -> None:
         if job.call.id in self._jobs:
@@ -515,7 +536,7 @@ class HFEngine(BaseEngine):
         if isinstance(reuse, ChunkReuse):
             return reuse
         try:
-            chunks, policies = open_chunks(reuse, model, tokenizer, geometry)
+            chunks, policies = open_chunks(reuse, identity_of(model, tokenizer), tokenizer, geometry)
         except StoreError as error:
             raise ConfigError(f"engine '{self._id}': reuse: {error}") from error
         self._chunks = chunks
@@ -539,7 +560,7 @@ class HFEngine(BaseEngine):
             self._say(loaded.remark)
         self._tokenizer, self._vocabulary = loaded.tokenizer, loaded.vocabulary
         self._grammars, self._no_grammars = loaded.grammars, loaded.no_grammars
-        rotary = None
+        rotary, decoder = None, None
         if self._reuse is not None:
             if not loaded.batch.shares_prefixes:
                 raise ConfigError(
@@ -547,7 +568,12 @@ class HFEngine(BaseEngine):
                 )
             rotary = Rotary(loaded.model)
             geometry = geometry_of(loaded.model)
-            self._finder = Finder(self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry), geometry)
+            reuse = self._opened(self._reuse, loaded.model, loaded.tokenizer, geometry)
+            reuse.check(geometry.layers)
+            self._finder = Finder(reuse, geometry)
+            if self._is_measuring or any(Blend.chooses(policy) for policy in reuse.policies.values()):
+                assert isinstance(loaded.batch, SlotBatch), "it shares prefixes"
+                decoder = Decoder(loaded.model, loaded.batch)
         context = min(loaded.max_context, self._max_context or sys.maxsize)
         self._capabilities = Capabilities(
             models=(self._name,),
@@ -573,6 +599,7 @@ class HFEngine(BaseEngine):
             max_context=context,
             prefill_chunk=self._prefill_chunk or (256 if loaded.device == "cpu" else 2048),
             rotary=rotary,
+            decoder=decoder,
         )
 
     def _say(self, text: str) -> None:

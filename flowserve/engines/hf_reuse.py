@@ -5,27 +5,27 @@ call alone and no lease outlives that thread. The loop then puts them into a slo
 every other token there by the model's own forward, each at its position, in ascending order and under a mask of `place <=
 position`. So what is recomputed sees nothing that stands after it, and a long blend is cut between steps as any prompt is.
 
-Policies are the static ones, whose tokens are known before the forward. Read next: stepper.py, `_prefill_some`.
+What a static policy recomputes is known before; dynamic ones choose while layers are computed (blend/). Read next: stepper.py,
+`_prefill_some`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from flowserve.cachestore.floats import STORED
 from flowserve.cachestore.geometry import Geometry, KForm
-from flowserve.cachestore.lookup import Lease
+from flowserve.cachestore.lookup import Array, Lease
 from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.engines.base import Call, Origin, Segment
+from flowserve.engines.blend.decoder import MODELS
 from flowserve.engines.slots import Kv
 from flowserve.errors import ConfigError, StoreError
 from flowserve.ids import Tokens
-
-RUNS: Final = frozenset({"none", "sink0", "first_k", "full"})
-"""Policies that run here."""
 
 
 class Chunks(Protocol):
@@ -51,10 +51,14 @@ class ChunkReuse:
     def __post_init__(self) -> None:
         if Quality.EXACT in self.policies:
             raise ConfigError(f"reuse policies: expected none of class '{Quality.EXACT}', which never pastes")
+
+    def check(self, layers: int) -> None:
+        """Raises ConfigError for policies that a model of so many layers cannot run."""
         for quality, policy in self.policies.items():
-            if policy.name not in RUNS:
+            if policy.name == "hkvd" and policy.check_layer >= layers:
                 raise ConfigError(
-                    f"reuse policy of class '{quality}': the engine 'hf' runs {', '.join(sorted(RUNS))}; got '{policy.name}'"
+                    f"reuse policy of class '{quality}': check_layer: expected less than the model's {layers} layers, "
+                    f"numbered from 0; got {policy.check_layer}"
                 )
 
 
@@ -78,21 +82,14 @@ class Patch:
     policy: Policy
     pasted: tuple[Pasted, ...]
     """Ascending, disjoint."""
+    question: Tokens
+    """Where what stands behind all passages begins, those without a record as well."""
 
     def computed(self, start: Tokens, length: Tokens) -> list[Tokens]:
-        """Positions from `start` on that are computed; the last of the prompt always is."""
-        kept = {i for chunk in self.pasted for i in range(chunk.start + self._head(chunk), chunk.end)}
+        """Positions from `start` on that are computed whatever else the policy chooses; the last of the prompt always is."""
+        heads = [(chunk, self.policy.head(chunk.end - chunk.start)) for chunk in self.pasted]
+        kept = {i for chunk, head in heads for i in range(chunk.start + head, chunk.end)}
         return [i for i in range(start, length) if i not in kept or i == length - 1]
-
-    def _head(self, chunk: Pasted) -> Tokens:
-        """Tokens at the start of a chunk that are recomputed."""
-        match self.policy.name:
-            case "first_k":
-                return self.policy.k
-            case "full":
-                return chunk.end - chunk.start
-            case _:
-                return 0
 
 
 @dataclass(slots=True)
@@ -131,14 +128,15 @@ class Finder:
         if policy is None:
             return None
         found: list[Pasted] = []
-        at = 0
+        at = question = 0
         for segment in call.segments:
             if segment.origin is Origin.CHUNK and len(segment.ids) >= self.reuse.least_chunk_tokens:
                 kv = self._read(call.tenant, segment)
                 if kv is not None:
                     found.append(Pasted(at, kv))
             at += len(segment.ids)
-        return Patch(policy, tuple(found)) if found else None
+            question = at if segment.origin is Origin.CHUNK else question
+        return Patch(policy, tuple(found), question) if found else None
 
     def _read(self, tenant: str, segment: Segment) -> torch.Tensor | None:
         try:
@@ -167,26 +165,29 @@ class Finder:
     def _layers(self, lease: Lease, tokens: Tokens) -> torch.Tensor | None:
         if (lease.geometry, lease.tokens, lease.k_form) != (self.geometry, tokens, KForm.UNROTATED):
             return None
-        rows: list[torch.Tensor] = []
+        rows: list[Array] = []
         for layer in range(self.geometry.layers):
             kv = lease.layer(layer)
             if kv is None:
                 return None
-            rows += [_tensor(array, self.geometry.dtype) for array in kv]
-        return torch.stack(rows).transpose(1, 2)
+            rows += kv
+        # (layers' keys and values, tokens, kv_heads, head_dim), copied once. Numpy lacks bfloat16: it comes as the uint16 of its bits.
+        return torch.from_numpy(np.stack(rows)).view(getattr(torch, self.geometry.dtype)).transpose(1, 2)
 
 
 class Rotary:
     """A model's own rotation of keys. Arithmetic in float32; its scaling of cosines (YaRN) is applied and undone."""
 
     def __init__(self, model: Any) -> None:
-        """Raises ConfigError for models without one rotary table of fixed frequencies."""
+        """Raises ConfigError for models without one rotary table of fixed frequencies: dynamic NTK's and longrope's change with the
+        length of the prompt, so a key that was rotated in a short one cannot be moved into a long one."""
         own: Any = getattr(model.base_model, "rotary_emb", None)
         kind = getattr(own, "rope_type", None)
-        if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in _MODELS:
+        if kind not in ("default", "linear", "llama3", "yarn") or model.config.model_type not in MODELS:
+            why = ", whose frequencies change with the length of the prompt" if kind in ("dynamic", "longrope") else ""
             raise ConfigError(
-                f"reuse of chunks: expected a model of {', '.join(_MODELS)} whose rotary frequencies are fixed; "
-                f"got '{model.config.model_type}' with rope_type '{kind}'. Turn reuse off for it."
+                f"reuse of chunks: expected a model of {', '.join(MODELS)} whose rotary frequencies are fixed; "
+                f"got '{model.config.model_type}' with rope_type '{kind}'{why}. Turn reuse off for it."
             )
         self._frequencies = own.inv_freq.float()
         self.device: torch.device = self._frequencies.device
@@ -206,10 +207,6 @@ class Rotary:
         first, second = keys.float().chunk(2, dim=-1)
         turned = keys.float() * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin() * sign
         return (turned * scaling).to(keys.dtype)
-
-
-_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
-"""Families whose keys are rotated whole, halves of a head against each other."""
 
 
 def geometry_of(model: Any) -> Geometry:
@@ -238,6 +235,15 @@ def provenance(patch: Patch | None, start: Tokens, length: Tokens, todo: Sequenc
     return Provenance(start, pasted, computed, patch.policy.name if patch and pasted else "")
 
 
-def _tensor(array: np.ndarray[Any, Any], dtype: str) -> torch.Tensor:
-    """(tokens, kv_heads, head_dim). Numpy lacks bfloat16: it comes as the uint16 of its bits. Copied: what a tier hands out may be read-only."""
-    return torch.from_numpy(array.copy()).view(getattr(torch, dtype))
+def layers_of(kv: torch.Tensor) -> list[tuple[Array, Array]]:
+    """Of (layers' keys and values, kv_heads, tokens, head_dim), as stores take them: (tokens, kv_heads, head_dim) each."""
+    rows = [_array(row) for row in kv.transpose(1, 2)]
+    return list(zip(rows[0::2], rows[1::2], strict=True))
+
+
+def _array(row: torch.Tensor) -> Array:
+    """Numpy lacks bfloat16: the uint16 of its bits."""
+    dtype = str(row.dtype).removeprefix("torch.")
+    row = row.contiguous().cpu()
+    array: Array = (row.view(torch.int16) if dtype == "bfloat16" else row).numpy()
+    return array.view(STORED[dtype])

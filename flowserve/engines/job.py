@@ -8,6 +8,7 @@ import torch
 
 from flowserve.cachestore.segments import Provenance
 from flowserve.engines.base import Call
+from flowserve.engines.blend.blend import Blend
 from flowserve.engines.detok import Decode, TextStream
 from flowserve.engines.grammar import Grammar
 from flowserve.engines.hf_reuse import Patch
@@ -37,10 +38,12 @@ class Job:
     """Chunks at hand for its prompt; None: there are none, and the prompt is computed from its cached beginning on."""
     todo: list[Tokens] | None = None
     """With a patch, once it is in its slot: positions that are still to be computed, ascending."""
+    blend: Blend | None = None
+    """With a patch whose policy is dynamic, once it is in its slot: what computes the prompt."""
     exact: Tokens | None = None
     """So many tokens from the beginning have exact KV; None: all, also of the answer. Only these may be remembered."""
     provenance: Provenance | None = None
-    """Told with `prompt_tokens`, by engines that reuse chunks."""
+    """Told with `prompt_tokens`, by engines that reuse chunks; None while a dynamic policy has not chosen."""
     first: Callable[[torch.Tensor], None] | None = None
     """Told, in the engine's thread, of the logits that a choice's first token is drawn from."""
     over: bool = False

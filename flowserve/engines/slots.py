@@ -91,6 +91,7 @@ class SlotTable:
         """Positions that the present forward may see."""
         self._rows: torch.Tensor | slice = slice(0)
         self._positions: torch.Tensor | slice = slice(0)
+        self._places = places
         self.cache = Cache(layers=[_SlotLayer(self, keys, values) for keys, values in places])
         size = sample.element_size()
         self.bytes_per_token: Bytes = sum(rows * heads * dim * size for (heads, dim), rows in shapes.items())
@@ -151,6 +152,20 @@ class SlotTable:
         whole = isinstance(self._rows, slice)
         plane[self._rows, :, self._positions] = states if whole else states.transpose(1, 2)
         return plane[self._span, :, : self.visible]
+
+    def read(self, layer: int, slot: int, positions: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one layer at these positions of a slot: (kv_heads, positions, head_dim) each."""
+        keys, values = self._planes_of(layer, slot)
+        return keys[:, positions], values[:, positions]
+
+    def write(self, layer: int, slot: int, positions: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """The opposite of `read`."""
+        for plane, states in zip(self._planes_of(layer, slot), (keys, values), strict=True):
+            plane[:, positions] = states
+
+    def _planes_of(self, layer: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = (self._planes[place.plane][place.row, slot] for place in self._places[layer])
+        return keys, values
 
     def copy(self, source: int, target: int, length: Tokens) -> None:
         """The first `length` positions of a slot into another."""

@@ -19,6 +19,8 @@ import torch
 from flowserve.engines import sampling
 from flowserve.engines.base import Finish, Logprob, Output, Tokenizer
 from flowserve.engines.batch import Batch
+from flowserve.engines.blend.blend import Blend
+from flowserve.engines.blend.decoder import Decoder
 from flowserve.engines.grammar import Grammar, Grammars
 from flowserve.engines.hf_reuse import Rotary, placed, provenance
 from flowserve.engines.job import Choice, Job
@@ -59,8 +61,10 @@ class Stepper:
         max_context: Tokens,
         prefill_chunk: Tokens,
         rotary: Rotary | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
-        """rotary: where chunks are reused; then every call is told where its KV came from."""
+        """rotary: where chunks are reused; then every call is told where its KV came from. decoder: where dynamic policies choose what is
+        recomputed."""
         self.outbox: list[tuple[Job, Any]] = []
         self.tokens_out = 0
         self.steps = 0
@@ -72,6 +76,7 @@ class Stepper:
         self._max_context = max_context
         self._prefill_chunk = prefill_chunk
         self._rotary = rotary
+        self._decoder = decoder
         self._eos = frozenset(tokenizer.eos_ids)
         self._live: list[Choice] = []
         self._waiting: list[tuple[int, int, Job]] = []
@@ -230,8 +235,21 @@ class Stepper:
             part = placed(chunk, job.cached, self._rotary)
             if part is not None:
                 self._batch.load(slot, *part)
-        job.todo = list(todo)
-        job.exact = next(at for at, position in enumerate([*todo, -1], job.cached) if at != position)
+        if Blend.chooses(job.patch.policy):
+            assert self._decoder is not None, "the engine was started with this policy"
+            job.provenance = None
+            job.blend = Blend(
+                self._decoder, job.patch.policy, job.prompt, todo, job.cached, job.patch.pasted, job.patch.question
+            )
+            job.exact = job.cached
+        else:
+            job.todo = list(todo)
+            job.exact = self._exact(job, todo)
+
+    @staticmethod
+    def _exact(job: Job, computed: Sequence[Tokens]) -> Tokens:
+        """So many tokens from the beginning are cached or computed, and nothing before them was pasted."""
+        return next(at for at, position in enumerate([*computed, -1], job.cached) if at != position)
 
     def _reach(self, job: Job) -> Tokens:
         """Positions the job may come to need."""
@@ -242,17 +260,23 @@ class Stepper:
         if job.over:
             return 0
         slot = len(self._live)
-        if job.todo is None:
+        if job.blend is not None:
+            spent = self._blend_some(job, job.blend, slot, budget)
+            logits = job.blend.logits
+        elif job.todo is None:
             end = self._computed + budget if self._batch.chunks_prefill else len(job.prompt)
             ids = job.prompt[self._computed : end]
             logits = self._batch.prefill(slot, ids, self._computed)
             self._computed += len(ids)
+            spent = len(ids)
         else:
             now, job.todo = job.todo[:budget], job.todo[budget:]
             ids = tuple(job.prompt[i] for i in now)
             logits = self._batch.prefill_at(slot, ids, now)
             self._computed = now[-1] + 1
+            spent = len(ids)
         if self._computed == len(job.prompt):
+            assert logits is not None, "they come with the last token"
             choices = self._begin(job, slot)
             if job.prefill_only:
                 self._close(
@@ -260,7 +284,15 @@ class Stepper:
                 )
             else:
                 self._advance(choices, logits.expand(len(choices), -1))
-        return len(ids)
+        return spent
+
+    def _blend_some(self, job: Job, blend: Blend, slot: int, budget: Tokens) -> Tokens:
+        spent = blend.advance(slot, budget)
+        self._computed = len(job.prompt) - (blend.logits is None)
+        if blend.logits is not None and blend.chosen is not None:
+            job.provenance = provenance(job.patch, job.cached, job.prompt_tokens, blend.chosen)
+            job.exact = self._exact(job, blend.chosen)
+        return spent
 
     def _encoded(self, slot: int, start: Tokens, end: Tokens) -> torch.Tensor:
         """A stretch of a slot with its keys taken back to no position, as hf_reuse.Pasted has it."""
@@ -459,5 +491,5 @@ class Stepper:
         if self._current is not None and self._current.over:
             self._current, self._computed = None, 0
         elif self._current is not None and len(live) < before and self._computed:
-            length = self._computed if self._current.todo is None else len(self._current.prompt)
+            length = self._computed if self._current.patch is None else len(self._current.prompt)
             self._batch.move(before, len(live), length)

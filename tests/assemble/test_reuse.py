@@ -1,5 +1,6 @@
 """From what is said of the reuse of passages to the settings of one engine's store. Nothing is started."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,13 @@ def test_a_class_that_has_no_policy_is_refused() -> None:
 def test_options_beside_a_pool_file_are_refused_and_not_ignored(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"reuse: expected it in pool\.toml"):
         pool_spec(Settings(pool=Path("pool.toml"), reuse={"host_bytes": 1}))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="the vllm engine needs vLLM")
+def test_a_vllm_engine_gets_its_store_and_refuses_what_it_cannot_run(tmp_path: Path) -> None:
+    table = {"disk": str(tmp_path), "balanced": "hkvd:0.2"}
+    [seat] = make_seats(PoolSpec((EngineSpec(kind="vllm", model="m", options={"reuse": table}),)))
+    engine: Any = seat.engine
+    assert engine.settings.reuse == ReuseSettings(disk=tmp_path / engine.id, balanced="hkvd:0.2")
+    with pytest.raises(ConfigError, match="expected kv_events off beside it"):
+        make_seats(PoolSpec((EngineSpec(kind="vllm", options={"reuse": table, "kv_events": True}),)))

@@ -24,6 +24,7 @@ def test_the_class_of_a_call_decides_its_policy() -> None:
         ("first_k", Policy("first_k", k=16)),
         ("budgeted:0.3", Policy("budgeted", ratio=0.3)),
         ("query_attn:1", Policy("query_attn", ratio=1.0)),
+        ("hkvd:0.2,gradual=0.2/0.1", Policy("hkvd", ratio=0.2, gradual=(0.2, 0.1))),
     ],
 )
 def test_a_policy_is_written_as_its_name_and_its_number(text: str, policy: Policy) -> None:
@@ -45,11 +46,14 @@ def test_a_policy_is_written_as_its_name_and_its_number(text: str, policy: Polic
         ({"shadow_share": 2.0}, "shadow_share: expected a number from 0 to 1; got 2.0"),
         ({"balanced": "sink0"}, "only `fast` allows"),
         ({"balanced": "first"}, "expected one of none, sink0, first_k, hkvd"),
-        ({"fast": "hkvd:much"}, "fast: expected a number after 'hkvd:'; got 'hkvd:much'. Use e.g. hkvd:0.15."),
-        ({"fast": "hkvd:nan"}, "expected a number after"),
+        (
+            {"fast": "hkvd:much"},
+            "fast: reuse policy 'hkvd:much' ratio: expected a number, got 'much'. Use e.g. hkvd:0.15.",
+        ),
+        ({"fast": "hkvd:nan"}, "ratio: expected 0 to 1, got nan"),
         ({"fast": "hkvd:2"}, "ratio: expected 0 to 1"),
         ({"fast": "first_k:0.5"}, "Use e.g. first_k:16."),
-        ({"fast": "none:1"}, "expected no number after 'none'"),
+        ({"fast": "none:1"}, "expected no parameters; got '1'. Use e.g. none."),
     ],
 )
 def test_what_is_wrong_is_said_with_its_field_and_a_remedy(given: dict[str, Any], message: str) -> None:

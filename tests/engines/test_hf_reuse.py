@@ -122,6 +122,41 @@ async def test_all_recomputed_equals_a_full_prefill(start: Callable[..., Any], f
     assert found[0].provenance == Provenance(recomputed=72)
 
 
+async def test_first_k_of_whole_chunks_equals_a_full_prefill(start: Callable[..., Any]) -> None:
+    """T9."""
+    plain, _ = await start(None)
+    blending, _ = await start(Policy("first_k", k=31))
+    wanted, found = [await run(engine, ask("x")) for engine in (plain, blending)]
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_chunk_that_begins_the_prompt_as_it_was_read_is_as_good_as_cached(
+    start: Callable[..., Any], family: str
+) -> None:
+    """T2, to rounding: its keys were taken to no position and back."""
+    plain, _ = await start(None, family)
+    blending, memory = await start(Policy("none"), family)
+    memory.kv["a", CHUNKS[2]] = await blending.encode(CHUNKS[2], sink=(), tenant="a")
+    segments = (Segment(CHUNKS[2], Origin.CHUNK), Segment(QUESTION, Origin.VALUE))
+    call = Call("x", segments, Sampling(16, ignore_eos=True, logprobs=0), tenant="a", reuse=Quality.BALANCED)
+    wanted, found = await run(plain, call), await run(blending, call)
+    assert found[0].provenance == Provenance(pasted=31, recomputed=5, policy="none")
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+async def test_a_record_does_not_depend_on_what_is_computed_beside_it(start: Callable[..., Any]) -> None:
+    """T17, to rounding: where its prompt is cut between steps depends on the others."""
+    engine, _ = await start(Policy("none"), prefill_chunk=16)
+    alone = await engine.encode(CHUNKS[2], sink=(1, 8), tenant="b")
+    others = [asyncio.create_task(run(engine, ask(f"o{i}", Quality.EXACT, order=(i,)))) for i in range(3)]
+    among = await engine.encode(CHUNKS[2], sink=(1, 8), tenant="c")
+    await asyncio.gather(*others)
+    assert torch.allclose(alone, among, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_chunk_behind_what_it_was_encoded_behind_is_as_good_as_computed(
     start: Callable[..., Any], family: str
@@ -178,6 +213,79 @@ async def test_blends_in_one_batch_give_what_they_give_alone(start: Callable[...
     assert [tokens(outputs) for outputs in together] == alone
     choices = await run(blending, ask("n", order=orders[0], sampling={"n": 3}))
     assert [tokens(choices, index) for index in range(3)] == [alone[0]] * 3
+
+
+DYNAMIC = [
+    Policy("hkvd", ratio=0.25), Policy("hkvd", ratio=0.5, gradual=(0.25,)), Policy("budgeted", ratio=0.25),
+    Policy("query_attn", ratio=0.25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", DYNAMIC, ids=str)
+async def test_a_dynamic_policy_recomputes_its_share_and_remembers_only_what_is_exact(
+    start: Callable[..., Any], policy: Policy
+) -> None:
+    plain, _ = await start(None)
+    blending, _ = await start(policy)
+    wanted = await run(plain, ask("x"))
+    blended = await run(blending, ask("blended"))
+    assert blended[0].provenance == Provenance(pasted=48, recomputed=24, policy=policy.name)
+    assert logprobs(blended) != pytest.approx(logprobs(wanted), abs=1e-2), "else this shows nothing"
+    exact = await run(blending, ask("exact", Quality.EXACT))
+    assert exact[0].provenance.pasted == 0 and exact[0].provenance.exact < 3 + 31
+    assert tokens(exact) == tokens(wanted)
+    assert logprobs(exact) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["hkvd", "budgeted", "query_attn"])
+async def test_a_dynamic_policy_that_recomputes_all_equals_a_full_prefill(
+    start: Callable[..., Any], family: str, name: str
+) -> None:
+    plain, _ = await start(None, family)
+    blending, _ = await start(Policy(name, ratio=1.0), family)
+    wanted, found = [await run(engine, ask("x")) for engine in (plain, blending)]
+    assert tokens(found) == tokens(wanted)
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+    assert found[0].provenance == Provenance(recomputed=72)
+
+
+@pytest.mark.parametrize("name", ["hkvd", "budgeted", "query_attn"])
+async def test_a_dynamic_policy_that_recomputes_nothing_pastes_all(start: Callable[..., Any], name: str) -> None:
+    """T4, with `none`, which is held against an oracle in blend/test_static.py."""
+    pasting, _ = await start(Policy("none"))
+    blending, _ = await start(Policy(name, ratio=0.0))
+    wanted, found = [await run(engine, ask("x")) for engine in (pasting, blending)]
+    assert (tokens(found), logprobs(found)) == (tokens(wanted), logprobs(wanted))
+    assert found[0].provenance == Provenance(pasted=64, recomputed=8, policy=name)
+
+
+@pytest.mark.parametrize("policy", DYNAMIC, ids=str)
+async def test_others_may_come_and_go_while_a_dynamic_policy_chooses(start: Callable[..., Any], policy: Policy) -> None:
+    """Calls that end meanwhile move its slot; a step takes three tokens' worth of it."""
+    whole, _ = await start(policy, prefill_chunk=256, prefix_bytes=0)
+    cut, memory = await start(policy, prefill_chunk=3, prefix_bytes=0)
+    orders = [(2, 0, 1), (1, 0), (2, 3, 1)]
+    alone = [await run(whole, ask(f"a{i}", order=order)) for i, order in enumerate(orders)]
+    others = [ask(f"o{i}", Quality.EXACT, order=(3,), sampling={"max_tokens": 2 + 3 * i}) for i in range(4)]
+    calls = [ask(f"t{i}", order=order) for i, order in enumerate(orders)]
+    together = await asyncio.gather(*(run(cut, call) for call in (*others, *calls)))
+    for wanted, found in zip(alone, together[len(others) :], strict=True):
+        assert tokens(found) == tokens(wanted)
+        assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+        assert found[0].provenance == wanted[0].provenance
+    assert memory.leased == 0
+
+
+async def test_a_call_that_is_aborted_while_a_policy_chooses_tells_no_origin(start: Callable[..., Any]) -> None:
+    blending, _ = await start(Policy("hkvd"), prefill_chunk=1)
+    task = asyncio.create_task(run(blending, ask("x")))
+    while not blending.status().running:
+        await asyncio.sleep(0)
+    await blending.abort("x")
+    outputs = await task
+    assert outputs[-1].finish is Finish.ABORT
+    assert (await run(blending, ask("y")))[0].provenance.policy == "hkvd"
 
 
 async def test_an_exact_call_pastes_nothing_and_asks_for_nothing(start: Callable[..., Any]) -> None:
@@ -248,8 +356,8 @@ async def test_a_record_is_the_same_wherever_its_sink_stood(start: Callable[...,
 
 
 async def test_reuse_that_cannot_be_is_refused(start: Callable[..., Any], tiny_folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigError, match="runs first_k, full, none, sink0; got 'hkvd'"):
-        ChunkReuse(Memory(), {Quality.BALANCED: Policy("hkvd")})
+    with pytest.raises(ConfigError, match="check_layer: expected less than the model's 3 layers.*got 3"):
+        await start(Policy("hkvd", check_layer=3))
     with pytest.raises(ConfigError, match="which never pastes"):
         ChunkReuse(Memory(), {Quality.EXACT: Policy("full")})
     for family in ("gpt2", "gemma2", "mamba"):

@@ -19,7 +19,7 @@ from flowserve.cachestore.segments import Provenance, Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.engines.base import Call, Origin, Output, Sampling, Segment
 from flowserve.engines.hf import HFEngine
-from flowserve.engines.hf_store import weights_digest
+from flowserve.engines.model_identity import weights_digest
 from flowserve.errors import ConfigError
 
 pytestmark = pytest.mark.torch

@@ -55,7 +55,7 @@ def test_equal_scores_come_by_row_even_at_the_cut() -> None:
     assert found.tolist() == [0, 1, 2] and scores.tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("number, dimension", [(0, 4), (1, 384), (50, 384), (10, 20_000), (9001, 1)])
+@pytest.mark.parametrize("number, dimension", [(0, 4), (1, 384), (50, 384), (1000, 384), (10, 20_000), (9001, 1)])
 def test_dots_are_the_products(number: int, dimension: int) -> None:
     vectors = np.random.default_rng(1).standard_normal((number, dimension), np.float32)
     query = np.ones(dimension, np.float32)

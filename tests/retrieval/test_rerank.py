@@ -17,11 +17,18 @@ QUERY = Query("bread", None)
 @pytest.mark.slow
 def test_a_cross_encoder_reads_query_and_passage_together(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    transformers = pytest.importorskip("transformers")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nbread\noven\ncrust")
     tokenizer = transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"))
+    torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+        initializer_range=1.0,
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
     )
     tokenizer.save_pretrained(tmp_path / "model")
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "model")

@@ -19,8 +19,8 @@ from flowserve.cachestore.segments import Quality
 from flowserve.cachestore.settings import ReuseSettings
 from flowserve.engines.base import Call, Origin, Sampling, Segment
 from flowserve.engines.chat import ChatFormat, Piece, PromptMessage
+from flowserve.engines.chunk_store import CODEC
 from flowserve.engines.hf import HFEngine
-from flowserve.engines.hf_store import CODEC
 from flowserve.errors import ConfigError
 from flowserve.ids import Tokens
 

@@ -1,11 +1,12 @@
 """A call, checked, in the words of the wire."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from flowserve.engines.base import Call, Capabilities
+from flowserve.engines.base import Call, Capabilities, Origin
 from flowserve.engines.vllm.wire import Ask
 from flowserve.errors import InputError
+from flowserve.ids import Tokens
 
 GREEDY = 1e-5
 """Temperatures below are 0 to vLLM."""
@@ -16,9 +17,20 @@ def copies_of(call: Call) -> int:
     return call.sampling.n if call.sampling.temperature < GREEDY else 1
 
 
-def ask_of(key: int, call: Call, prompt: Sequence[int], capabilities: Capabilities, loras: Collection[str]) -> Ask:
-    """prompt: the call's, with what another engine has written. Raises InputError for a schema that is no JSON."""
+def ask_of(
+    key: int,
+    call: Call,
+    prompt: Sequence[int],
+    capabilities: Capabilities,
+    loras: Collection[str],
+    pasting: Collection[str] = (),
+) -> Ask:
+    """prompt: the call's, with what another engine has written. pasting: classes of reuse that the engine has a policy for.
+
+    Raises InputError for a schema that is no JSON.
+    """
     sampling = call.sampling
+    pastes = str(call.reuse) in pasting and call.model not in loras
     written = len(call.resumed)
     return Ask(
         key=key,
@@ -40,7 +52,17 @@ def ask_of(key: int, call: Call, prompt: Sequence[int], capabilities: Capabiliti
         keep_s=call.keep_s,
         whole=not call.stream,
         stops=bool(sampling.stop),
+        reuse=str(call.reuse) if pastes else "",
+        chunks=list(_chunks(call)) if pastes else [],
     )
+
+
+def _chunks(call: Call) -> Iterator[tuple[Tokens, Tokens, str, str]]:
+    at = 0
+    for segment in call.segments:
+        if segment.origin is Origin.CHUNK and segment.ids:
+            yield at, at + len(segment.ids), segment.document, segment.version
+        at += len(segment.ids)
 
 
 def _constraint(call: Call) -> tuple[str, str] | None:

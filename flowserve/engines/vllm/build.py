@@ -24,7 +24,7 @@ from typing import Any
 from flowserve.engines.vllm import wire
 from flowserve.engines.vllm.kv_news import endpoint
 from flowserve.engines.vllm.plugin import PARENT
-from flowserve.engines.vllm.settings import parse_cores
+from flowserve.engines.vllm.settings import PARALLEL, parse_cores
 from flowserve.errors import ConfigError
 from flowserve.ids import Bytes
 
@@ -34,8 +34,7 @@ CPU_BLOCK_TOKENS = 32
 to 32)."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as max_lora_rank."""
-PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-"""Arguments whose product is the number of workers."""
+CONNECTOR = "flowserve.engines.vllm.connector"
 SCHEDULERS = {
     False: "flowserve.engines.vllm.scheduler.FlowServeScheduler",
     True: "flowserve.engines.vllm.scheduler.AsyncFlowServeScheduler",
@@ -152,11 +151,28 @@ def _arguments(start: wire.Start, on_cpu: bool) -> dict[str, Any]:
             "publisher": "zmq",
             "endpoint": endpoint(start.folder),
         }
+    if start.reuse is not None:
+        arguments |= _connector()
     arguments |= start.args
     structured = arguments.get("structured_outputs_config") or {}
     if isinstance(structured, dict):
         arguments["structured_outputs_config"] = {"backend": "guidance", **structured}
     return arguments
+
+
+def _connector() -> dict[str, Any]:
+    """vLLM's own extension points, by which chunks of KV get in."""
+    from vllm.config import KVTransferConfig
+
+    return {
+        "worker_extension_cls": f"{CONNECTOR}.binding.Binding",
+        "kv_transfer_config": KVTransferConfig(
+            kv_connector="ReuseConnector",
+            kv_connector_module_path=f"{CONNECTOR}.connector",
+            kv_role="kv_both",
+            kv_load_failure_policy="recompute",
+        ),
+    }
 
 
 def _rank(loras: Mapping[str, str]) -> int:

@@ -14,17 +14,15 @@ from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from flowserve.engines.salts import Salts
+from flowserve.engines.vllm.blends import Blends
 from flowserve.engines.vllm.control import PREEMPT, REORDER, Control
 from flowserve.engines.vllm.guidance import Compiler
-from flowserve.engines.vllm.params import PIECE_TOKENS, prefill_params, sampling_params, told_logprobs
+from flowserve.engines.vllm.params import LOWEST, PIECE_TOKENS, prefill_params, sampling_params, told_logprobs
 from flowserve.engines.vllm.runs import Run
 from flowserve.engines.vllm.sessions import Sessions
 from flowserve.engines.vllm.talks import Talk
 from flowserve.engines.vllm.wire import Ask, Delta, Done, Drop, Fault, FaultKind, ToServer
 from flowserve.errors import EngineError, EngineLost, InputError
-
-LOWEST = 1 << 30
-"""Priority of what is computed ahead of time."""
 
 
 class Calls:
@@ -39,6 +37,7 @@ class Calls:
         salts: Salts,
         loras: Mapping[str, Any],
         compiler: Compiler | None,
+        blends: Blends,
         tell: Callable[[ToServer], None],
     ) -> None:
         self._llm = llm
@@ -47,6 +46,7 @@ class Calls:
         self._salts = salts
         self._loras = loras
         self._compiler = compiler
+        self._blends = blends
         self._tell = tell
         self._runs: dict[int, list[Run]] = {}
         """By call."""
@@ -57,6 +57,7 @@ class Calls:
     def ask(self, ask: Ask) -> None:
         runs = self._runs[ask.key] = [Run(ask, index) for index in range(ask.n)]
         runs[0].begun = self._sessions.take_pins(ask)
+        self._blends.begin(ask)
         for run in runs:
             run.task = self.do(self._work(run))
 
@@ -105,6 +106,7 @@ class Calls:
         try:
             if run.ask.constraint is not None and self._compiler is not None:
                 await self._compiler.check(run.ask.constraint)
+            run.transfer = await self._blends.params_of(run)
             if await self._join(run):
                 return
             while await self._attempt(run):
@@ -148,7 +150,8 @@ class Calls:
         """Alone. True: it shall go on where it stopped, as another request."""
         ask, pin = run.ask, self._sessions.pin_of(run)
         pieces = PIECE_TOKENS if ask.whole and not ask.stops else None
-        params = prefill_params() if run.warm else sampling_params(ask, run.index, len(run.written), pin, pieces)
+        written = len(run.written)
+        params = prefill_params() if run.warm else sampling_params(ask, run.index, written, pin, pieces, run.transfer)
         prompt = tokens_input([*run.prompt, *run.written], cache_salt=self._salts.of(ask.tenant))
         ended = False
         try:
@@ -211,8 +214,9 @@ class Calls:
         if not run.warm and (ids or finish):
             count = run.ask.logprobs
             logprobs = None if count is None else told_logprobs(completion.logprobs, count)
-            cached = (output.num_cached_tokens or 0) if run.cached is None else run.cached
-            self._tell(Delta(run.ask.key, run.index, ids, finish, cached, logprobs))
+            there = (output.num_cached_tokens or 0) if run.cached is None else run.cached
+            cached, pasted = self._blends.origin(run, there)
+            self._tell(Delta(run.ask.key, run.index, ids, finish, cached, logprobs, pasted))
         return bool(finish)
 
     # --- its end -----------------------------------------------------------------------------------------
@@ -224,8 +228,8 @@ class Calls:
         runs = self._runs.get(run.ask.key, [])
         if run in runs:
             runs.remove(run)
-        if not runs:
-            self._runs.pop(run.ask.key, None)
+        if not runs and self._runs.pop(run.ask.key, None) is not None:
+            self._blends.end(run.ask)
 
     def _fail(self, run: Run, error: Exception) -> None:
         """The whole call ends with it."""

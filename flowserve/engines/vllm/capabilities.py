@@ -34,6 +34,7 @@ def capabilities_of(ready: Ready, names: Sequence[str]) -> Capabilities:
         prefix_reuse=ready.prefix_reuse,
         lora=len(names) > 1,
         kv_connector=ready.kv_connector,
+        chunk_reuse=tuple(sorted(set((ready.reuse or {}).values()))),
         thinking_budget=ready.thinking,
         deterministic_seed=True,
         sessions=ready.sessions,

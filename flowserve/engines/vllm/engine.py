@@ -207,6 +207,7 @@ class VLLMEngine(BaseEngine):
             preemptions=load.preemptions,
             prefix_asked=load.prefix_asked,
             prefix_hit=load.prefix_hit,
+            records=tuple(load.records),
         )
 
     async def close(self) -> None:
@@ -245,13 +246,15 @@ class VLLMEngine(BaseEngine):
             raise InputError(f"call '{call.id}' is running already; ids are unique")
         key = next(self._keys)
         ask = self._ask(key, call, prompt)
-        live = Live(key, call, len(prompt) - len(call.resumed), self.tokenizer, copies_of(call))
+        policies = None if self._ready is None else self._ready.reuse
+        live = Live(key, call, len(prompt) - len(call.resumed), self.tokenizer, copies_of(call), policies)
         self._lives[key] = self._by_id[call.id] = live
         self._send(ask)
         return live
 
     def _ask(self, key: int, call: Call, prompt: tuple[int, ...]) -> wire.Ask:
-        return ask_of(key, call, prompt, self._capabilities, self._settings.loras)
+        pasting = (self._ready.reuse if self._ready is not None else None) or ()
+        return ask_of(key, call, prompt, self._capabilities, self._settings.loras, pasting)
 
     def _dismiss(self, live: Live) -> None:
         """Its reader has what it wants, or has left."""

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from flowserve.engines.salts import Salts
 from flowserve.engines.vllm import wire
+from flowserve.engines.vllm.blends import Blends
 from flowserve.engines.vllm.build import Plan, borrowed_environment, plan, quick_fork
 from flowserve.engines.vllm.calls import Calls, told_error
 from flowserve.engines.vllm.control import PIN, REORDER, Control
@@ -22,7 +24,10 @@ from flowserve.engines.vllm.facts import ready
 from flowserve.engines.vllm.guidance import Compiler
 from flowserve.engines.vllm.kv_news import KVReader
 from flowserve.engines.vllm.meter import Meter
+from flowserve.engines.vllm.passages import Passages, open_passages
+from flowserve.engines.vllm.published import tokenizer_of
 from flowserve.engines.vllm.sessions import Sessions
+from flowserve.engines.vllm.settings import unpacked
 from flowserve.engines.vllm.shelf import Shelf
 from flowserve.engines.vllm.wire import FaultKind
 from flowserve.errors import ConfigError
@@ -41,6 +46,7 @@ class Host:
         self._llm: Any = None
         self._control: Control | None = None
         self._calls: Calls | None = None
+        self._blends: Blends | None = None
         self._sessions: Sessions | None = None
         self._stopping = False
 
@@ -92,6 +98,9 @@ class Host:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, seconds)
+        blends, self._blends = self._blends, None
+        if blends is not None:
+            await blends.close()
 
     def _begin(self, planned: Plan) -> Any:
         self._meter = Meter(self._tell, self._pressed)
@@ -121,10 +130,25 @@ class Host:
         self._control, self._sessions = control, sessions
         guided = facts.constraints and self._llm.vllm_config.structured_outputs_config.backend == "guidance"
         compiler = await asyncio.to_thread(Compiler, self._llm) if guided else None
-        self._calls = Calls(self._llm, control, sessions, salts, loras, compiler, self._tell)
+        passages = await self._open_passages(facts)
+        blends = self._blends = Blends(self._llm, salts, passages, self._meter.tell)
+        self._meter.reused, self._meter.records = blends.heard, blends.records
+        self._calls = Calls(self._llm, control, sessions, salts, loras, compiler, blends, self._tell)
         if facts.kv_events:
             self._calls.do(KVReader(self._settings.folder, salts, self._tell).read())
-        return facts
+        return facts if passages is None else msgspec.structs.replace(facts, reuse=passages.names)
+
+    async def _open_passages(self, facts: wire.Ready) -> Passages | None:
+        """The store of passages; None: there is to be none. Raises ConfigError for models that nothing can be pasted into."""
+        if self._settings.reuse is None:
+            return None
+        [layout] = await self._llm.collective_rpc("flowserve_bind")
+        settings = unpacked(self._settings.reuse)
+        tokenizer, model = tokenizer_of(facts.tokenizer), self._llm.vllm_config.model_config
+        passages, remark = await asyncio.to_thread(open_passages, settings, model, tokenizer, layout)
+        if remark:
+            await self._say(remark)
+        return passages
 
     async def _say(self, text: str) -> None:
         self._tell(wire.Say(text))

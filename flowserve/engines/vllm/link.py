@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from flowserve.engines.vllm import wire
 from flowserve.engines.vllm.frames import Frames
-from flowserve.engines.vllm.settings import VLLMSettings
+from flowserve.engines.vllm.settings import VLLMSettings, packed
 from flowserve.engines.vllm.spawning import NURSERY, ReplicaProcess, Request, environment_of
 from flowserve.errors import ConfigError, EngineError
 from flowserve.ids import Seconds
@@ -213,6 +213,7 @@ def started(settings: VLLMSettings, folder: Path) -> wire.Start:
         kv_bytes=settings.kv_bytes,
         scheduler=settings.scheduler,
         kv_events=settings.kv_events,
+        reuse=None if settings.reuse is None else packed(settings.reuse),
         session_share=settings.session_share,
         secret=settings.secret,
         stop_s=settings.stop_s,

@@ -3,8 +3,9 @@ transformers engine, so that the texts of both are equal."""
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from flowserve.cachestore.segments import Provenance
 from flowserve.engines.base import Call, Finish, Logprob, Output, Tokenizer
 from flowserve.engines.detok import TextStream
 from flowserve.engines.vllm.wire import Delta
@@ -19,10 +20,20 @@ class Live:
     """A call from its admission to its end.
 
     copies: 1, or the choices of a greedy call: they are all the same, so vLLM is asked for one, and it is told as each.
+    policies: by class, the reuse policy that pastes passages; None: the engine has no store of them.
     """
 
-    def __init__(self, key: int, call: Call, prompt_tokens: Tokens, tokenizer: Tokenizer, copies: int = 1) -> None:
+    def __init__(
+        self,
+        key: int,
+        call: Call,
+        prompt_tokens: Tokens,
+        tokenizer: Tokenizer,
+        copies: int = 1,
+        policies: Mapping[str, str] | None = None,
+    ) -> None:
         self.key = key
+        self._policies = policies
         self.call = call
         self._prompt_tokens = prompt_tokens
         self._copies = copies
@@ -68,7 +79,13 @@ class Live:
             first = index == 0 and not self._announced
             self._announced = self._announced or first
             prompt, cached = (self._prompt_tokens, min(delta.cached, self._prompt_tokens)) if first else (0, 0)
-            yield Output(index, ids, text, logprobs, choice.finish, prompt, cached)
+            origin = self._provenance(cached, delta.pasted) if first and self._policies is not None else None
+            yield Output(index, ids, text, logprobs, choice.finish, prompt, cached, origin)
+
+    def _provenance(self, cached: Tokens, pasted: Tokens) -> Provenance:
+        pasted = min(pasted, self._prompt_tokens - cached)
+        policy = (self._policies or {}).get(str(self.call.reuse), "") if pasted else ""
+        return Provenance(cached, pasted, self._prompt_tokens - cached - pasted, policy)
 
     def stopped(self, index: int) -> bool:
         """A stop string ended this choice, and vLLM does not know."""

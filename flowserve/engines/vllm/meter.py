@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from flowserve.engines.vllm.connector.metadata import PARAMS
 from flowserve.engines.vllm.control import SCARCE
 from flowserve.engines.vllm.wire import Load
 from flowserve.ids import Seconds
@@ -30,6 +31,10 @@ class Meter:
     def __init__(self, report: Callable[[Load], None], pressed: Callable[[], None]) -> None:
         self._report = report
         self._pressed = pressed
+        self.reused: Callable[[dict[str, Any]], None] = _ignore
+        """Gets what our connector's scheduler half tells of prompts."""
+        self.records: Callable[[], list[tuple[str, str, int]]] = list
+        """Tells what happened to records of passages."""
         self._ranks: dict[int, _Rank] = {}
         self._steps = 0
         self._preemptions = 0
@@ -53,6 +58,8 @@ class Meter:
             self._hit += prefixes.hits
             now = _Rank(scheduler.num_running_reqs, scheduler.num_waiting_reqs, scheduler.kv_cache_usage)
             self._ranks[rank] = now
+            if scheduler.kv_connector_stats:
+                self.reused(scheduler.kv_connector_stats.get(PARAMS, {}))
             if now.waiting or now.kv_used > SCARCE:
                 self._pressed()
         self._tell_soon()
@@ -61,11 +68,12 @@ class Meter:
         loop = asyncio.get_running_loop()
         idle = not any(rank.running or rank.waiting for rank in self._ranks.values())
         if idle or loop.time() - self._told_at >= REPORT_S:
-            self._tell()
+            self.tell()
         elif self._timer is None:
-            self._timer = loop.call_later(REPORT_S, self._tell)
+            self._timer = loop.call_later(REPORT_S, self.tell)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Report now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -80,8 +88,13 @@ class Meter:
                 preemptions=self._preemptions,
                 prefix_asked=self._asked,
                 prefix_hit=self._hit,
+                records=self.records(),
             )
         )
+
+
+def _ignore(told: dict[str, Any]) -> None:
+    """Nobody pastes anything."""
 
 
 class _StatLogger(StatLoggerBase):  # type: ignore[misc]

@@ -15,15 +15,23 @@ PIECE_TOKENS = 16
 """A call that nobody reads along is told in pieces of so many."""
 FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As in engines/grammar.py: free white space would let a weak model write blanks without end."""
+LOWEST = 1 << 30
+"""Priority of what is computed ahead of time."""
 _SEEDS = 1 << 63
 
 
 def sampling_params(
-    ask: Ask, index: int, written: Tokens = 0, keep: str = "", pieces: Tokens | None = None
+    ask: Ask,
+    index: int,
+    written: Tokens = 0,
+    keep: str = "",
+    pieces: Tokens | None = None,
+    transfer: dict[str, Any] | None = None,
 ) -> SamplingParams:
     """Of choice `index`, which has `written` tokens already.
 
     keep: what its blocks are pinned as when it ends; "": they are not. pieces: tokens that are told at once.
+    transfer: `kv_transfer_params`, for our connector.
     """
     return SamplingParams(
         temperature=ask.temperature,
@@ -37,7 +45,7 @@ def sampling_params(
         ignore_eos=ask.ignore_eos,
         thinking_token_budget=ask.thinking_budget,
         structured_outputs=None if ask.constraint is None else structured(ask.constraint),
-        extra_args={KEEP: keep} if keep else None,
+        extra_args=_extra(keep, transfer),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         stream_interval=pieces,
@@ -45,9 +53,20 @@ def sampling_params(
     )
 
 
-def prefill_params() -> SamplingParams:
+def prefill_params(transfer: dict[str, Any] | None = None) -> SamplingParams:
     """As little output as vLLM lets there be."""
-    return SamplingParams(temperature=0.0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.DELTA)
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args=_extra("", transfer),
+    )
+
+
+def _extra(keep: str, transfer: dict[str, Any] | None) -> dict[str, Any] | None:
+    extra: dict[str, Any] = {KEEP: keep} if keep else {}
+    return extra | ({"kv_transfer_params": transfer} if transfer else {}) or None
 
 
 def structured(constraint: tuple[str, str]) -> StructuredOutputsParams:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowserve.engines.vllm.wire import Ask
 
@@ -25,6 +25,7 @@ class Run:
         "prompt",
         "talk",
         "task",
+        "transfer",
         "warm",
         "written",
     )
@@ -46,6 +47,8 @@ class Run:
         """Prompt tokens that were there, where vLLM does not say so."""
         self.begun: Callable[[], None] | None = None
         """Called once, when it has its own hold of the blocks it begins with, or has ended."""
+        self.transfer: dict[str, Any] | None = None
+        """`kv_transfer_params`: what is pasted into its prompt."""
         self.talk: Talk | None = None
         self.task: asyncio.Task[None] | None = None
 

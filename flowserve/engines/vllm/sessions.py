@@ -42,7 +42,7 @@ class Sessions:
         The others of its session end.
         """
         owner = _owner(run.ask)
-        fit = self._can_talk and can_talk(run.ask)
+        fit = self._can_talk and can_talk(run.ask) and run.transfer is None
         found = self._continued(run, owner) if fit else None
         for talk in [talk for talk in self._talks if talk is not found and owner.session and talk.owner == owner]:
             if talk.held is not None:

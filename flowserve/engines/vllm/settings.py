@@ -2,13 +2,21 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from flowserve.cachestore.segments import Quality
+from flowserve.cachestore.settings import ReuseSettings
 from flowserve.errors import ConfigError
 from flowserve.ids import Bytes, Seconds
 
+RUNS = ("none", "sink0", "first_k", "hkvd", "full")
+"""Reuse policies that run in vLLM."""
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Arguments of vLLM whose product is the number of workers."""
+OWN_ARGS = ("kv_transfer_config", "worker_extension_cls")
+"""Arguments of vLLM that reuse of passages needs."""
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -40,6 +48,8 @@ class VLLMSettings:
     """Extend vLLM's scheduler, to re-order, preempt and pin. False: vLLM's own, as it is."""
     kv_events: bool = False
     """Tell the listener which blocks the prefix cache holds."""
+    reuse: ReuseSettings | None = field(default=None, repr=False)
+    """A store for the KV of passages, which then may be pasted where a gate allows it. None: prefixes are reused only."""
     session_share: float = 0.25
     """Most of the KV memory, and of the batch's places, that is held for sessions between their calls."""
     secret: bytes = field(default=b"", repr=False)
@@ -67,6 +77,28 @@ class VLLMSettings:
             raise ConfigError(f"VLLMSettings.stop_s: expected a number above 0; got {self.stop_s}")
         if self.cores:
             parse_cores(self.cores)
+        if self.reuse is not None:
+            self._check_reuse(self.reuse)
+
+    def _check_reuse(self, reuse: ReuseSettings) -> None:
+        """What is known before vLLM has started."""
+        for quality in (Quality.BALANCED, Quality.FAST):
+            policy = reuse.policy(quality)
+            if policy is not None and policy.name not in RUNS:
+                raise ConfigError(
+                    f"VLLMSettings.reuse: {quality}: expected a policy of {', '.join(RUNS)}; got '{policy.name}'"
+                )
+        if self.kv_events:
+            raise ConfigError(
+                "VLLMSettings.reuse: expected kv_events off beside it; got both. vLLM's events name blocks with pasted tokens by "
+                "their token ids, as if they were exact"
+            )
+        taken = {*OWN_ARGS, *PARALLEL, "speculative_config"} & {name for name, value in self.args.items() if value != 1}
+        if taken:
+            raise ConfigError(
+                f"VLLMSettings.reuse: expected args without {', '.join(sorted(taken))}; got them. Passages are pasted on one worker, "
+                "by a connector of our own, without drafts: leave out these, or reuse"
+            )
 
     @property
     def own_name(self) -> str:
@@ -80,3 +112,15 @@ def parse_cores(text: str) -> tuple[int, ...]:
     if not found or not all(parts):
         raise ConfigError(f"VLLMSettings.cores: expected core numbers such as '0', '0-3' or '0,2'; got '{text}'")
     return tuple(sorted(found))
+
+
+def packed(reuse: ReuseSettings) -> dict[str, Any]:
+    """As it can be sent to another process."""
+    values = {item.name: getattr(reuse, item.name) for item in fields(reuse)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def unpacked(values: Mapping[str, Any]) -> ReuseSettings:
+    """What `packed` was made of."""
+    paths = {name: Path(values[name]) for name in ("disk", "gates") if values[name] is not None}
+    return ReuseSettings(**{**values, **paths})

@@ -29,6 +29,8 @@ class Start(Message, frozen=True):
     kv_bytes: Bytes | None
     scheduler: bool
     kv_events: bool
+    reuse: dict[str, Any] | None
+    """As `settings.packed` makes it; None: no store of passages."""
     session_share: float
     secret: bytes
     stop_s: Seconds
@@ -65,6 +67,10 @@ class Ask(Message, frozen=True):
     """Nobody reads along: tokens may come in larger pieces."""
     stops: bool
     """Stop strings may end it from outside."""
+    reuse: str = ""
+    """Class of reuse that the call allows, where the engine has a policy for it; "": nothing is pasted."""
+    chunks: list[tuple[Tokens, Tokens, str, str]] = []
+    """Passages in the prompt: start, end, document and version."""
 
 
 class Warm(Message, frozen=True):
@@ -165,6 +171,8 @@ class Ready(Message, frozen=True):
     """KV can be kept between the calls of a session to the token."""
     controls: list[str]
     """What our scheduler can do in it; empty without."""
+    reuse: dict[str, str] | None = None
+    """By class of reuse, the name of the policy that has passed its gate; None: no store of passages."""
 
 
 class FaultKind(StrEnum):
@@ -193,9 +201,11 @@ class Delta(Message, frozen=True):
     finish: str = ""
     """vLLM's word for it, once."""
     cached: Tokens = 0
-    """Prompt tokens whose KV was reused."""
+    """Prompt tokens whose KV was reused exactly."""
     logprobs: list[tuple[float, list[tuple[int, float]]]] | None = None
     """Per token: its own, and those of the likeliest."""
+    pasted: Tokens = 0
+    """Prompt tokens whose KV was taken from records of passages."""
 
 
 class Fault(Message, frozen=True):
@@ -225,6 +235,8 @@ class Load(Message, frozen=True):
     preemptions: int = 0
     prefix_asked: Tokens = 0
     prefix_hit: Tokens = 0
+    records: list[tuple[str, str, int]] = []
+    """As base.EngineStatus.records."""
 
 
 class Stored(Message, frozen=True):

@@ -14,10 +14,10 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from flowserve.engines.vllm.connector.layout import PagedLayer
 from flowserve.engines.vllm.connector.metadata import Load
-from flowserve.engines.vllm.connector.records import Layer
 from flowserve.engines.vllm.connector.rotation import Rotation
 from flowserve.engines.vllm.connector.selection import deviating, fixed, runs
 from flowserve.errors import ConfigError
+from flowserve.ids import Tokens
 
 Tensor = torch.Tensor
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -42,7 +42,10 @@ class Blend:
         self._inner = model.model
         self._layers = list(self._inner.layers)
         self._attention = [layer.self_attn.attn for layer in self._layers]
+        if any(getattr(attention, "sliding_window", None) for attention in self._attention):
+            raise ConfigError("reuse on vLLM: expected layers that see all of a prompt; got a sliding window")
         self.rotations = [Rotation(layer.self_attn.rotary_emb) for layer in self._layers]
+        self._most: Tokens = runner.scheduler_config.max_num_batched_tokens
         dtype = runner.model_config.dtype
         self.pages = [PagedLayer(attention.layer_name, attention, dtype) for attention in self._attention]
         (group,) = groups
@@ -52,67 +55,69 @@ class Blend:
         )
 
     @torch.inference_mode()
-    def run(self, load: Load, records: list[list[Layer]]) -> None:
-        """records: of the load's chunks, in order. Afterwards KV of [start, end) is in the cache, in every layer."""
+    def layers(self, load: Load, recorded: Tensor) -> Iterator[None]:
+        """A layer at a time. recorded: KV of the load's chunks, one behind the other: (layers, 2, tokens, kv_heads, head_dim), keys
+        un-rotated. At the end KV of [start, end) is in the cache, in every layer."""
         positions = torch.arange(load.start, load.end, device=self._device)
+        source, target = (index.to(self._device) for index in _covered(load))
         selected = fixed(load).to(self._device)
         check = load.paste.policy.check_layer if load.paste.policy.name == "hkvd" else None
         chosen = torch.ones_like(selected) if check is not None else selected
         hidden = self._inner.embed_input_ids(torch.tensor(load.ids, device=self._device)[chosen])
         residual: Tensor | None = None
-        for index, layer in enumerate(self._layers):
-            if index == check:
-                pasted = self._pasted(load, index, records)
-                fresh = self._capture(index, positions, hidden, residual)
-                keep = selected | deviating(load.paste.policy, fresh, pasted, ~selected)
-                hidden = hidden[keep]
-                residual = None if residual is None else residual[keep]
-                chosen = keep
+        for index in range(len(self._layers)):
             if check is None or index >= check:
-                self._paste(load, index, records)
-            if len(hidden):
-                with self._context(load, positions[chosen]):
-                    hidden, residual = layer(positions[chosen], hidden, residual)
+                keys, values = recorded[index].to(self._device)[:, source]
+                keys = self.rotations[index].done(keys, load.start + target)
+                if index == check:
+                    fresh = self._capture(index, positions, hidden, residual)
+                    pasted = tuple(_spread(part, target, len(positions)) for part in (keys, values))
+                    chosen = selected | deviating(load.paste.policy, fresh, (pasted[0], pasted[1]), ~selected)
+                    hidden = hidden[chosen]
+                    residual = None if residual is None else residual[chosen]
+                page = self.pages[index]
+                page.write(keys, values, page.slots(load.blocks, load.start + target))
+            hidden, residual = self._layer(load, index, positions[chosen], hidden, residual)
+            if index + 1 < len(self._layers):
+                yield
 
-    def _paste(self, load: Load, index: int, records: list[list[Layer]]) -> None:
-        page = self.pages[index]
-        positions = torch.arange(load.start, load.end, device=self._device)
-        covered = torch.zeros(len(positions), dtype=torch.bool, device=self._device)
-        for chunk in load.paste.chunks:
-            covered[max(chunk.start - load.start, 0) : max(chunk.end - load.start, 0)] = True
-        keys, values = self._pasted(load, index, records)
-        page.write(keys[covered], values[covered], page.slots(load.blocks, positions[covered]))
-
-    def _pasted(self, load: Load, index: int, records: list[list[Layer]]) -> tuple[Tensor, Tensor]:
-        """Recorded keys, rotated, and values of all positions; nought in gaps."""
-        like = records[0][index][0]
-        keys, values = (like.new_zeros(load.end - load.start, *like.shape[1:]) for _ in range(2))
-        for chunk, record in zip(load.paste.chunks, records, strict=True):
-            low, high = max(chunk.start, load.start), min(chunk.end, load.end)
-            if low < high:
-                where = slice(low - load.start, high - load.start)
-                part = slice(low - chunk.start, high - chunk.start)
-                moved = torch.arange(low, high, device=self._device)
-                keys[where] = self.rotations[index].done(record[index][0][part].to(self._device), moved)
-                values[where] = record[index][1][part]
-        return keys, values
+    def _layer(
+        self, load: Load, index: int, positions: Tensor, hidden: Tensor, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A layer on some rows. Those of later pieces see what earlier ones have written."""
+        done: list[tuple[Tensor, Tensor]] = []
+        for rows in self._pieces(positions):
+            with self._context(load, positions[rows]):
+                left = None if residual is None else residual[rows]
+                done.append(self._layers[index](positions[rows], hidden[rows], left))
+        if len(done) <= 1:
+            return done[0] if done else (hidden, residual)
+        return torch.cat([one for one, _ in done]), torch.cat([other for _, other in done])
 
     def _capture(self, index: int, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys and values that a layer's attention would be given."""
-        seen: list[Tensor] = []
+        seen: list[tuple[Tensor, Tensor]] = []
+        heads = self._attention[index].num_kv_heads
 
         def hook(module: Any, given: tuple[Any, ...]) -> None:
-            seen.extend(given[1:3])
+            seen.append(
+                (given[1].view(-1, heads, self.pages[index].dim), given[2].view(-1, heads, self.pages[index].dim))
+            )
             raise _Captured
 
         handle = self._attention[index].register_forward_pre_hook(hook)
         try:
-            with contextlib.suppress(_Captured):  # norms may write into what they are given
-                self._layers[index](positions, hidden.clone(), None if residual is None else residual.clone())
+            for rows in self._pieces(positions):
+                left = None if residual is None else residual[rows].clone()
+                with contextlib.suppress(_Captured):  # norms may write into what they are given
+                    self._layers[index](positions[rows], hidden[rows].clone(), left)
         finally:
             handle.remove()
-        keys, values = (part.view(len(positions), self._attention[index].num_kv_heads, -1) for part in seen)
-        return keys, values
+        return torch.cat([keys for keys, _ in seen]), torch.cat([values for _, values in seen])
+
+    def _pieces(self, positions: Tensor) -> list[slice]:
+        """Of what vLLM computes at most in a step: for more it has set no memory aside."""
+        return [slice(begin, begin + self._most) for begin in range(0, len(positions), self._most)]
 
     @contextlib.contextmanager
     def _context(self, load: Load, positions: Tensor) -> Iterator[None]:
@@ -147,3 +152,21 @@ class Blend:
             skip_compiled=True,
         ):
             yield
+
+
+def _covered(load: Load) -> tuple[Tensor, Tensor]:
+    """Tokens of the chunks, one behind the other, that lie in the load; and where they lie in it."""
+    source: list[Tensor] = []
+    target: list[Tensor] = []
+    before = 0
+    for chunk in load.paste.chunks:
+        low, high = max(chunk.start, load.start), max(chunk.start, load.start, min(chunk.end, load.end))
+        source.append(torch.arange(low, high) - chunk.start + before)
+        target.append(torch.arange(low, high) - load.start)
+        before += chunk.end - chunk.start
+    return torch.cat(source), torch.cat(target)
+
+
+def _spread(part: Tensor, target: Tensor, length: Tokens) -> Tensor:
+    """Rows at their places, nought elsewhere."""
+    return part.new_zeros(length, *part.shape[1:]).index_copy_(0, target, part)

@@ -28,8 +28,9 @@ class PagedLayer:
             found = getattr(cache, "dtype", type(cache).__name__)
             raise ConfigError(f"reuse on vLLM: expected a KV cache of {dtype} in layer '{name}'; got {found}")
         self._cache = cache
-        self._heads, self._dim = int(attention.num_kv_heads), int(attention.head_size)
-        self._block_tokens, left = divmod(cache[SCRATCH].numel(), 2 * self._heads * self._dim)
+        self.dtype = dtype
+        self.heads, self.dim = int(attention.num_kv_heads), int(attention.head_size)
+        self._block_tokens, left = divmod(cache[SCRATCH].numel(), 2 * self.heads * self.dim)
         if left:
             raise ConfigError(f"reuse on vLLM: a block of layer '{name}' does not hold whole tokens")
         self._keys, self._values = self._probe()
@@ -55,15 +56,15 @@ class PagedLayer:
         skip = first * self._block_tokens
 
         def unpack(where: Tensor) -> Tensor:
-            flat = packed[:, where].view(len(wanted) * self._block_tokens, self._heads, self._dim)
+            flat = packed[:, where].view(len(wanted) * self._block_tokens, self.heads, self.dim)
             return flat[start - skip : end - skip]
 
         return unpack(self._keys), unpack(self._values)
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         """By element in (tokens, kv_heads, head_dim) order: its place in the flat block."""
-        shape = (self._block_tokens, self._heads, self._dim)
-        count = self._block_tokens * self._heads * self._dim
+        shape = (self._block_tokens, self.heads, self.dim)
+        count = self._block_tokens * self.heads * self.dim
         device = self._cache.device
         element = torch.arange(count, device=device)
         slots = torch.arange(self._block_tokens, device=device) + SCRATCH * self._block_tokens

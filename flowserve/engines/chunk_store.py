@@ -1,11 +1,10 @@
-"""A store of its own for an engine of transformers: from an operator's settings to chunks that can be leased, and back into the store
-what the engine has encoded.
+"""A store of its own for an engine: from an operator's settings to chunks that can be leased, and back into the store what the engine
+has encoded.
 
-A chunk that was missed is encoded when the engine has nothing better to do, once the store wants it. Which policies may paste is
-read from the folder of gates when the model is loaded; without a gate that holds for this very model, nothing is pasted.
+A chunk that was missed is encoded once the store wants it. Which policies may paste is read from the folder of gates when the model
+is loaded; without a gate that holds for this very model, nothing is pasted.
 """
 
-import hashlib
 import logging
 import os
 import secrets
@@ -13,15 +12,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
-
-from flowserve.cachestore.floats import STORED
 from flowserve.cachestore.gatefiles import Gates
 from flowserve.cachestore.gates import allowed
 from flowserve.cachestore.geometry import Geometry, KForm
-from flowserve.cachestore.keys import Identity, Recipe, chunk_key, fingerprint, seal_key
+from flowserve.cachestore.keys import Identity, Recipe, chunk_key, seal_key
 from flowserve.cachestore.lookup import Array, Lease
 from flowserve.cachestore.policies import Policy
 from flowserve.cachestore.record import About, Expected
@@ -38,29 +34,6 @@ from flowserve.ids import Seconds, Tokens
 log = logging.getLogger("flowserve.engines")
 
 CODEC: Final = "raw16"
-SAMPLED: Final = 4096
-"""Numbers of each weight that its digest looks at."""
-VOLATILE: Final = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"})
-"""Fields of a model's configuration that do not change what it computes, or are told apart elsewhere."""
-
-
-def identity_of(model: Any, tokenizer: Tokenizer) -> Identity:
-    """Of a loaded model: two that have the same one compute interchangeable KV."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Identity(fingerprint(config), weights_digest(model), tokenizer.fingerprint, dtype)
-
-
-def weights_digest(model: Any) -> str:
-    """Of evenly spaced numbers of every weight, so that large models are told apart in a moment. Where weights were changed by hand
-    between these, it does not see it."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // SAMPLED)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()
 
 
 def sink_of(tokenizer: Tokenizer, tokens: Tokens) -> tuple[int, ...]:
@@ -146,8 +119,9 @@ class StoredChunks:
         """Is a missing chunk worth encoding?"""
         return self.store.wants(self.key(tenant, ids), self._geometry.nbytes(len(ids)))
 
-    def keep(self, tenant: str, segment: Segment, kv: torch.Tensor, seconds: Seconds) -> None:
-        """Put what was encoded in so many seconds: (layers' keys and values, kv_heads, tokens, head_dim), keys un-rotated."""
+    def keep(self, tenant: str, segment: Segment, layers: Sequence[tuple[Array, Array]], seconds: Seconds) -> None:
+        """Put what was encoded in so many seconds: of each layer keys, un-rotated, and values, (tokens, kv_heads, head_dim). They
+        must not change afterwards."""
         tokens = len(segment.ids)
         self._token_s = min(self._token_s or seconds / tokens, seconds / tokens)
         about = About(
@@ -158,29 +132,25 @@ class StoredChunks:
             document=segment.document,
             version=segment.version,
         )
-        rows = [_array(row, self._geometry.dtype) for row in kv.transpose(1, 2)]
-        self.store.put(tenant, about, list(zip(rows[0::2], rows[1::2], strict=True)), self._token_s * tokens)
+        self.store.put(tenant, about, layers, self._token_s * tokens)
 
 
 def open_chunks(
-    settings: ReuseSettings, model: Any, tokenizer: Tokenizer, geometry: Geometry
+    settings: ReuseSettings, identity: Identity, tokenizer: Tokenizer, geometry: Geometry
 ) -> tuple[StoredChunks, dict[Quality, Policy]]:
-    """The chunks in a store, and by class the policies that may paste them. Raises StoreError, ConfigError."""
+    """The chunks of a model in a store, and by class the policies that may paste them. Raises StoreError, ConfigError."""
     secret = secret_of(settings)
-    identity = identity_of(model, tokenizer)
     policies = policies_of(settings, identity, datetime.now(UTC))
     if not policies:
-        log.warning(
-            "reuse of passages: no gate in %s holds for this model (fingerprint %s) and the policies '%s' and '%s', so nothing is "
-            "pasted; make one with `flowserve gate reuse`",
-            settings.gates or "any folder (none is set)", identity.model[:12], settings.balanced, settings.fast,
-        )  # fmt: skip
+        log.warning("%s", no_gate(settings, identity))
     store = open_store(settings, secret)
     return StoredChunks(store, secret, identity, geometry, sink_of(tokenizer, settings.sink_tokens)), policies
 
 
-def _array(row: torch.Tensor, dtype: str) -> Array:
-    """Numpy lacks bfloat16: the uint16 of its bits."""
-    row = row.contiguous().cpu()
-    array: Array = (row.view(torch.int16) if dtype == "bfloat16" else row).numpy()
-    return array.view(STORED[dtype])
+def no_gate(settings: ReuseSettings, identity: Identity) -> str:
+    """Why nothing is pasted, for operators."""
+    return (
+        f"reuse of passages: no gate in {settings.gates or 'any folder (none is set)'} holds for this model (fingerprint "
+        f"{identity.model[:12]}, {identity.dtype}) and the policies '{settings.balanced}' and '{settings.fast}', so nothing is pasted; "
+        "make one with `flowserve gate reuse`"
+    )
