@@ -10,6 +10,7 @@ from flowserve.graphs.dynamic import DynamicNode
 from flowserve.graphs.exits import check_exit
 from flowserve.graphs.llm import check_form, check_order, checked_sampling
 from flowserve.graphs.plan import SAMPLING, DynamicSpec, LLMSpec, Span, Template, ToolSpec
+from flowserve.graphs.retrieving import check_retrieval
 from flowserve.graphs.tool import ToolNode
 
 FIX = "Correct the spec."
@@ -45,6 +46,7 @@ class Tables:
         template = self._template(name, data["prompt"], list(params.get("properties", {})))
         check_order(name, template, sampling, found)
         check_exit(name, output, sampling, found)
+        check_retrieval(name, output, sampling, found)
         self.problems.update(dict.fromkeys(found))
         if name in self.outputs:
             self._note(name, "different names for llms and agents", "one name for both", "Rename one.")
@@ -106,6 +108,9 @@ class Tables:
         if data["llm"].get("exit") is not None:
             remedy = "Leave exit out: a call that may ask for tools has no chain that can be cut."
             self._note(name, "an agent that writes each step to its end", "exit", remedy)
+        if data["llm"].get("retrieve_every") is not None:
+            remedy = "Leave retrieve_every out, and give the agent a tool that searches."
+            self._note(name, "an agent that looks things up by its tools", "retrieve_every", remedy)
         return AgentDecl(name, self._llm(name, data["llm"]), tools, data.get("max_parallel_tools", 8))
 
     def _dynamic(self, name: str, data: dict[str, Any]) -> DynamicSpec:

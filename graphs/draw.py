@@ -69,6 +69,7 @@ def _bound(plan: Plan, node: Node) -> str:
         case Kind.LLM:
             llm = plan.llms[node.target]
             words = f"{llm.max_tokens} tokens" + (f", {llm.any_order} in any order" if llm.any_order else "")
+            words += f", looks into {llm.retrieve_from} every {llm.retrieve_every}" if llm.retrieve_every else ""
             return words + (", approximate: may end early" if llm.exit is not None else "")
         case Kind.SEARCH:
             search = plan.searches[node.target]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, overload
 
 from flowserve.errors import GraphError, Problem
-from flowserve.graphs import exits, hints, settings, signature
+from flowserve.graphs import exits, hints, retrieving, settings, signature
 from flowserve.graphs.declaration import OutputExpr, ParamExpr
 from flowserve.graphs.nodes import Node, P, R
 from flowserve.graphs.plan import SAMPLING, ExitSpec, Kind, LLMSpec, Retry, Span, Template
@@ -119,6 +119,7 @@ class LLMNode(Node[P, R]):
         check_form(name, output, sampling, problems)
         check_order(name, template, sampling, problems)
         exits.check_exit(name, output, sampling, problems)
+        retrieving.check_retrieval(name, output, sampling, problems)
         if self.settings.cache and sampling.get("temperature", 0) != 0 and sampling.get("seed") is None:
             came = f"cache=True with temperature={sampling['temperature']}"
             problems.append(
@@ -258,6 +259,18 @@ def checked_sampling(name: str, values: dict[str, Any], problems: list[Problem])
         "on_loss": (f"None or one of {', '.join(LOSSES)}", lambda v: v is None or v in LOSSES),
         "any_order": ("the name of a list parameter or None", lambda v: v is None or (isinstance(v, str) and bool(v))),
         "exit": ("fs.early_exit(...) or None", lambda v: v is None or isinstance(v, ExitSpec)),
+        "retrieve_every": (
+            f"a number of tokens from 1 to {retrieving.MOST_EVERY:,} or None",
+            lambda v: v is None or settings.is_count(v, 1, retrieving.MOST_EVERY),
+        ),
+        "retrieve_from": (
+            "the name of an index or None",
+            lambda v: v is None or (isinstance(v, str) and 0 < len(v) <= 200),
+        ),
+        "retrieve_mode": (
+            f"None or one of {', '.join(retrieving.MODES)}",
+            lambda v: v is None or v in retrieving.MODES,
+        ),
     }
     good: dict[str, Any] = {}
     for key, given in values.items():
@@ -329,6 +342,9 @@ def llm(
     on_loss: str | None = None,
     any_order: str | None = None,
     exit: ExitSpec | None = None,
+    retrieve_every: int | None = None,
+    retrieve_from: str | None = None,
+    retrieve_mode: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -356,6 +372,9 @@ def llm(
     on_loss: str | None = None,
     any_order: str | None = None,
     exit: ExitSpec | None = None,
+    retrieve_every: int | None = None,
+    retrieve_from: str | None = None,
+    retrieve_mode: str | None = None,
     retry: int | Retry = 0,
     timeout: float | None = None,
     cache: bool = False,
@@ -367,7 +386,8 @@ def llm(
     `reuse` how much of it in KV of passages that was computed elsewhere (None: as `quality`). `regex` or `grammar` (Lark) is a form that text must have. `on_loss` says what becomes of a half-written answer when its engine
     is lost: `restart`, `continue` elsewhere, or `fail`. `any_order` names a list whose `{% for %}` may be written in any
     order: then a prompt begins as recent ones did, and its answer is the answer to the prompt in that order.
-    `exit=fs.early_exit(...)` lets the call end when it is sure of its answer.
+    `exit=fs.early_exit(...)` lets the call end when it is sure of its answer. `retrieve_every=4, retrieve_from="docs"` looks up a
+    passage of that index every four tokens, with the last words as the query; `retrieve_mode` says how its latency is hidden.
     """
     sampling: dict[str, Any] = {
         "model": model,
@@ -386,6 +406,9 @@ def llm(
         "on_loss": on_loss,
         "any_order": any_order,
         "exit": exit,
+        "retrieve_every": retrieve_every,
+        "retrieve_from": retrieve_from,
+        "retrieve_mode": retrieve_mode,
     }
 
     def declare(fn: Callable[P, R]) -> LLMNode[P, R]:

@@ -309,11 +309,18 @@ class LLMSpec:
     """Name of a list parameter whose items may stand in the prompt in any order; None: each list in its own order."""
     exit: ExitSpec | None = None
     """May the call end early? None: it writes to its end."""
+    retrieve_every: int | None = None
+    """A passage is looked up each so many tokens of the answer and put in front of the user's text, in place of the one before.
+    None: none is."""
+    retrieve_from: str | None = None
+    """The index; None with `retrieve_every`."""
+    retrieve_mode: str | None = None
+    """One of `retrieving.MODES`, all of which write the same; None: `speculative`."""
 
 
 SAMPLING = (
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "quality", "reuse", "stream", "regex", "grammar",
-    "thinking_budget", "on_loss", "any_order", "exit",
+    "thinking_budget", "on_loss", "any_order", "exit", "retrieve_every", "retrieve_from", "retrieve_mode",
 )  # fmt: skip
 """Fields of LLMSpec that an author sets by keyword."""
 

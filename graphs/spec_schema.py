@@ -5,6 +5,7 @@ from typing import Any
 from flowserve.graphs.declaration import MAX_NODES, OPS
 from flowserve.graphs.exits import ANSWERS, DELIVERIES, MEANS, RULES
 from flowserve.graphs.plan import Kind
+from flowserve.graphs.retrieving import MODES, MOST_EVERY
 
 NAME = {"type": "string", "minLength": 1, "maxLength": 400}
 SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
@@ -56,6 +57,9 @@ _LLM = _object(
     on_loss={"enum": ["restart", "continue", "fail", None]},
     any_order={"type": ["string", "null"], "minLength": 1, "maxLength": 400},
     exit={"anyOf": [{"type": "null"}, EXIT]},
+    retrieve_every={"type": ["integer", "null"], "minimum": 1, "maximum": MOST_EVERY},
+    retrieve_from={"type": ["string", "null"], "minLength": 1, "maxLength": 200},
+    retrieve_mode={"enum": [*MODES, None]},
     params=OBJECT_SCHEMA,
     output=OBJECT_SCHEMA,
     prompt=_object(user={"type": "string"}, system={"type": "string"}, history=NAME),

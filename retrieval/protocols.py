@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowserve.graphs.types import Doc
 from flowserve.retrieval.documents import Document
+
+if TYPE_CHECKING:
+    from flowserve.retrieval.lookup import Lookup
 
 Vectors = NDArray[np.float32]
 """Axes (texts, dimension), rows of unit length."""
@@ -126,6 +129,11 @@ class RetrievalService(Protocol):
         `rerank`: so many candidates (or k, if that is more) are put in order by the service's reranker, whose scores the
         hits then have; 0: they stay as the index ranks them.
         """
+        ...
+
+    async def lookup(self, index: str, tenant: str = "") -> "Lookup":
+        """What a generation looks things up in: the index as it is now, whatever is committed later. Raises UnknownName,
+        RetrievalError."""
         ...
 
     def stages(

@@ -21,15 +21,19 @@ from flowserve.graphs.types import Doc
 from flowserve.retrieval.batch import Batcher
 from flowserve.retrieval.checks import check_name, check_query, check_rerank, check_text, checked_filter
 from flowserve.retrieval.documents import Document, Passage
+from flowserve.retrieval.flat_batch import FlatBatch
 from flowserve.retrieval.library import Library
+from flowserve.retrieval.lookup import DenseLookup, Lookup
 from flowserve.retrieval.opened import Filter, Look, look_together
 from flowserve.retrieval.owners import folder_of, key_of
 from flowserve.retrieval.protocols import (
     Embedder,
+    Ids,
     IndexInfo,
     Progress,
     Query,
     Ranking,
+    Searcher,
     Vectors,
     Where,
 )
@@ -152,6 +156,28 @@ class Retrieval:
                 raise RetrievalError("retrieval was closed during this search") from None
             raise
         return [Doc(doc.text, doc.id, doc.document, doc.score, dict(doc.metadata)) for doc in docs]
+
+    async def lookup(self, index: str, tenant: str = "") -> Lookup:
+        self._check_open()
+        check_name(index)
+        key = self._readable(index, tenant)
+        opened = await self._in(self._searching, lambda: self._library.open(key))
+        snapshot, searcher = opened.snapshot, opened.searcher
+        if snapshot.spec.kind not in ("exact", "ivf", "hnsw", "pq"):
+            raise RetrievalError(
+                f"index '{index}' is of kind '{snapshot.spec.kind}'; what is looked up while an answer is written needs one that "
+                "goes by vectors alone: ingest the documents into an index of kind exact, ivf, hnsw or pq"
+            )
+        find = FlatBatch(snapshot.vectors).search if snapshot.spec.kind == "exact" else partial(_rows, searcher)
+
+        async def search(queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+            return await self._in(self._searching, lambda: find(queries, k))
+
+        async def embed(text: str) -> Vectors:
+            vector: Vectors = (await self.embed([text]))[0]
+            return vector
+
+        return DenseLookup(snapshot.vectors, search, embed, snapshot.passages.__getitem__)
 
     async def stages(
         self, index: str, query: str, k: int, where: Where | None = None, tenant: str = ""
@@ -379,3 +405,11 @@ def _documents(snapshot: Snapshot, ids: Sequence[str]) -> list[Document]:
         parts.sort(key=lambda part: part.start)
         found.append(Document(id, joined(parts), dict(parts[0].metadata) if parts else {}))
     return found
+
+
+def _rows(searcher: Searcher, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """Scores and rows, both (queries, k); where fewer are found, rows end in -1."""
+    scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    for place, (found_scores, found) in enumerate(searcher.search([Query("", query) for query in queries], k)):
+        scores[place, : len(found)], rows[place, : len(found)] = found_scores, found
+    return scores, rows

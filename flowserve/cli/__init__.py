@@ -599,6 +599,29 @@ def bench_stopping(
     )
 
 
+@bench.command("speculation")
+def bench_speculation(
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="write a picture of one request per retriever")] = None,
+    vectors: Annotated[int, typer.Option(help="passages, of 384 dimensions", min=100)] = 1_000_000,
+    hnsw_vectors: Annotated[
+        int | None, typer.Option(help="passages for HNSW; as --vectors by default", min=100)
+    ] = None,
+    requests: Annotated[int, typer.Option(help="questions per retriever", min=1)] = 16,
+    tokens: Annotated[int, typer.Option(help="of an answer", min=8)] = 128,
+    retriever: Annotated[list[str] | None, typer.Option(help="exact, hnsw, bm25; again for each further one")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="only this one; again for each further one")] = None,
+    size: Annotated[str, typer.Option(help="random weights: 4m, 66m, 165m")] = "4m",
+    model: Annotated[Path | None, typer.Option(help="a model's folder, instead of random weights")] = None,
+) -> None:
+    """A passage looked up every four tokens: guessed and verified, against step by step."""
+    from flowserve.cli import benching
+
+    chosen = {name: given for name, given in (("retrievers", retriever), ("ways", mode)) if given}
+    sizes = {"vectors": vectors, "hnsw_vectors": hnsw_vectors or vectors, "requests": requests, "tokens": tokens}
+    benching.speculation(json, plot, **sizes, size=size, model=model, **chosen)
+
+
 @bench.command("workflows")
 def bench_workflows(
     json: Json = None,

@@ -147,6 +147,19 @@ def workflows(out: Path | None, svg: Path | None, names: Sequence[str], **option
     report.write("flowserve bench workflows", results, compare.SEED, out)
 
 
+def speculation(out: Path | None, plot: Path | None, **options: Any) -> None:
+    from flowserve.bench.speculation import compare
+    from flowserve.bench.speculation.picture import picture
+
+    results = compare.run(compare.Options(**options), say)
+    for kind, columns in compare.shown(results["cases"]).items():
+        report.show(f"{kind}: a passage looked up every few tokens, against step by step", columns)
+    if plot is not None:
+        title = "One request: step by step, and with passages guessed and verified"
+        plot.write_text(picture(results["timelines"], title), encoding="utf-8")
+    report.write("flowserve bench speculation", results, compare.SEED, out)
+
+
 def load(out: Path | None, url: str, clients: int, seconds: float) -> None:
     from flowserve.bench import load as bench
 

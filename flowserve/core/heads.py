@@ -46,6 +46,8 @@ def _on(state: SchedulerState) -> bool:
 
 def _consider(state: SchedulerState, frame: Frame, node: Node) -> None:
     key = frame.run.id, frame.id, node.id
+    if node.kind is Kind.LLM and frame.run.plan.llms[node.target].retrieve_every is not None:
+        return  # its prompt begins with a passage that nobody knows yet
     if node.kind is Kind.LLM and key not in state.heads and _idle(state, frame.run, node):
         state.heads[key] = Head(frame, node.id)
         state.out.append(MeasureHead(*key))

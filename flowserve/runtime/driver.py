@@ -19,6 +19,7 @@ from flowserve.core import events as e
 from flowserve.core.commands import Role, Status
 from flowserve.core.config import Config
 from flowserve.core.log import LogWriter
+from flowserve.core.speculation.transaction import Commit, RollBack
 from flowserve.core.state import SchedulerState
 from flowserve.core.step import step
 from flowserve.core.stopping.signals import UNUSABLE
@@ -98,7 +99,9 @@ class Driver:
         self._threads = Threads(config.tool_window)
         formats = PromptFormats()
         self.shadows = Shadows(self._spawn, self._threads)
-        self._executor = Executor(self.pool, retrieval, self._threads, formats, self._delta, certificates, self.shadows)
+        self._executor = Executor(
+            self.pool, retrieval, self._threads, formats, self._delta, certificates, self.shadows, self._speculated
+        )
         self._heads = Heads(self.pool, formats, self._threads, self.post, self._spawn)
         self._cache = ResultCache(config.cache_entries)
         self._flights = Flights(self._cache)
@@ -567,6 +570,17 @@ class Driver:
             self.post(e.TokensProduced(run.id, task.id, command.attempt, output.count, engine))
         if task.chain is not None and task.chain.is_open:
             self._watch(run, task, command, task.chain, output)
+
+    def _speculated(self, run: Run, task: TaskState, command: c.Dispatch, did: Commit | RollBack) -> None:
+        """A call that looks things up was right or wrong; what it wrote in vain is charged, and is no progress."""
+        if task.attempt != command.attempt or run.done:
+            return
+        if isinstance(did, RollBack) and did.tokens:
+            task.record.wasted_tokens += did.tokens
+            self.post(e.TokensProduced(run.id, task.id, command.attempt, did.tokens, command.engine, trial=True))
+        engine = command.engine  # of a hedged call, only the one that readers see tells
+        if engine is not None and task.streams.get(engine) is task.collected:
+            self.reporter.speculated(run, task, did)
 
     def _watch(self, run: Run, task: TaskState, command: c.Dispatch, chain: Chain, output: Output) -> None:
         """A call that may end early has written something: fork it, if this is the place; it may have used up its budget."""

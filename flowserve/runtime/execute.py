@@ -15,6 +15,7 @@ from typing import Any
 from flowserve.cachestore.segments import Quality
 from flowserve.core import events as e
 from flowserve.core.commands import Dispatch, Role
+from flowserve.core.speculation.transaction import Commit, RollBack
 from flowserve.engines.base import Call, Engine, Finish, Output
 from flowserve.engines.chat import PromptMessage
 from flowserve.engines.detok import TextStream
@@ -30,6 +31,7 @@ from flowserve.runtime.certified import CONSERVATIVE, Certificates, Rule, rule_o
 from flowserve.runtime.chains import Chain, Cut, readout_of
 from flowserve.runtime.collected import Collected
 from flowserve.runtime.failures import raised, told_of
+from flowserve.runtime.looking import Looking, Lookups, looking_of, marked
 from flowserve.runtime.orders import PromptOrders
 from flowserve.runtime.pool import Pool
 from flowserve.runtime.prompts import Conversation, Prompt, PromptFormats, RawCall
@@ -43,6 +45,8 @@ LONG_PROMPT_CHARS = 16_000
 
 Delta = Callable[[Run, TaskState, Dispatch, Collected, Output], None]
 """Called on the loop for every output of an engine; it belongs to the dispatched execution, and into the Collected."""
+Speculated = Callable[[Run, TaskState, Dispatch, Commit | RollBack], None]
+"""Called on the loop when text that was written behind a guessed passage is found right or wrong."""
 Emit = Callable[[Run, TaskState, Any], None]
 """Called, from any thread, with what a tool or dynamic node passes to `fs.emit`."""
 
@@ -59,6 +63,7 @@ class Executor:
         on_delta: Delta,
         certificates: Certificates | None = None,
         shadows: Shadows | None = None,
+        on_speculation: Speculated = lambda run, task, command, did: None,
     ) -> None:
         """`shadows` run on what was stopped under `certificates`."""
         self._pool = pool
@@ -68,6 +73,8 @@ class Executor:
         self._certificates = certificates
         self._shadows = shadows
         self._formats = formats
+        self._lookups = Lookups(retrieval)
+        self._on_speculation = on_speculation
         self._orders = PromptOrders()
 
     # --- model calls ----------------------------------------------------------------------------------------
@@ -87,7 +94,12 @@ class Executor:
             return self._node_prompt(run, task, talk.spec, talk.messages, format.schema)
         spec = run.program.plan.llms[task.node.target]
         messages = self._messages(run, task, spec)
-        return self._node_prompt(run, task, spec, messages, spec.output)
+        looking = looking_of(spec, run.program.plan.name)
+        if looking is None:
+            return self._node_prompt(run, task, spec, messages, spec.output)
+        prompt = self._node_prompt(run, task, spec, marked(messages), spec.output)
+        prompt.looking = looking
+        return prompt
 
     def _messages(self, run: Run, task: TaskState, spec: LLMSpec, instructions: str = "") -> list[PromptMessage]:
         """What `task` first says to a model. Called once per prompt, on the loop: free pieces go by what was said before."""
@@ -129,7 +141,7 @@ class Executor:
         """Prefixes that the cache of `engine` holds after it answered: of prompt and answer together."""
         prompt: Prompt = task.prompt
         ids = task.collected.ids
-        if prompt.sampling.n > 1 or not ids:
+        if prompt.sampling.n > 1 or not ids or prompt.looking is not None:
             return ()
         segments = self._formats.segments(prompt, self._pool.engine(engine).tokenizer)
         whole = [*(i for segment in segments for i in segment.ids), *ids[:-1]]
@@ -199,6 +211,8 @@ class Executor:
             call = chain.begin(call, engine)
         if len(call.resumed) >= call.sampling.max_tokens:  # its engine was lost between the last token and the end
             self._on_delta(run, task, command, collected, _last_words(call, engine, collected))
+        elif prompt.looking is not None:
+            await self._write_looking(run, task, command, call, prompt.looking)
         elif chain is None:
             await self._write(run, task, command, call)
         else:
@@ -222,6 +236,15 @@ class Executor:
                 self._on_delta(run, task, command, collected, output)
                 if chain is not None and chain.cut is not None:
                     break
+
+    async def _write_looking(self, run: Run, task: TaskState, command: Dispatch, call: Call, looking: Looking) -> None:
+        """Collect what is committed of a call that looks passages up while it is written."""
+        assert command.engine is not None
+        engine, collected = self._pool.engine(command.engine), task.streams[command.engine]
+        told = partial(self._on_speculation, run, task, command)
+        async with aclosing(self._lookups.outputs(call, engine, looking, told)) as outputs:
+            async for output in outputs:
+                self._on_delta(run, task, command, collected, output)
 
     async def _write_chain(self, run: Run, task: TaskState, command: Dispatch, call: Call, chain: Chain) -> None:
         """A call that may end early, and what follows the chain if it does."""

@@ -20,6 +20,7 @@ from flowserve.graphs.plan import LLMSpec, Node, ToolSpec
 from flowserve.graphs.template import Piece as RenderedPiece
 from flowserve.graphs.template import RenderedPrompt, render_prompt
 from flowserve.graphs.types import Message
+from flowserve.runtime.looking import Looking
 from flowserve.runtime.run import Run, TaskState
 
 OVERRIDABLE = frozenset({"max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "reuse"})
@@ -66,6 +67,8 @@ class Prompt:
     """As the author said; None: nothing."""
     reuse: Quality = Quality.EXACT
     """How KV of its chunks may be reused."""
+    looking: Looking | None = None
+    """What it looks up while it is answered; then a mark stands where passages go. None: nothing."""
     segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     """By fingerprint of the tokenizer that made them."""
 

@@ -95,6 +95,8 @@ class NodeRecord:
     cached_tokens: Tokens = 0
     trial_tokens: Tokens = 0
     """Written by its trials, which are no part of `tokens_out`."""
+    wasted_tokens: Tokens = 0
+    """Written behind wrongly guessed passages, and rolled back; no part of `tokens_out`."""
     provenance: Provenance | None = None
     """Where the KV of its prompt came from; None: its engine has no cachestore, so nothing was pasted."""
     engine: str | None = None
@@ -128,6 +130,8 @@ class RunSnapshot:
     cached_tokens: Tokens
     trial_tokens: Tokens = 0
     """Written by trials of calls that may end early; no part of `tokens_out`."""
+    wasted_tokens: Tokens = 0
+    """Written behind wrongly guessed passages; no part of `tokens_out`."""
     provenance: Provenance | None = None
     """Of the prompts of those calls whose engines told it; None: none did."""
     spent: Spending | None = None

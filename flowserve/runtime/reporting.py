@@ -6,6 +6,7 @@ from flowserve.clock import Clock
 from flowserve.core.commands import Degrade, Mark, Role, Spending, Status
 from flowserve.core.degradation import describe as describe_degradation
 from flowserve.core.events import Code
+from flowserve.core.speculation.transaction import Commit, RollBack
 from flowserve.runtime import local
 from flowserve.runtime.labels import kind_of, label_of
 from flowserve.runtime.records import NodeRecord, RunEvent, reuse_data
@@ -106,6 +107,14 @@ class Reporter:
         task.record.exited = {"node": task.record.label, **told}
         self.emit(run, "node.exit", node=task.record.label, task=task.id, data=told)
 
+    def speculated(self, run: Run, task: TaskState, did: Commit | RollBack) -> None:
+        """A call that looks things up has written behind guessed passages, and they were right (`commit`) or not (`rollback`)."""
+        if isinstance(did, Commit):
+            told: dict[str, Any] = {"did": "commit", "steps": did.upto}
+        else:
+            told = {"did": "rollback", "step": did.step, "tokens": did.tokens}
+        self.emit(run, "node.speculation", node=task.record.label, task=task.id, data=told)
+
     def ended(self, run: Run, shown: Any) -> None:
         """The terminal event: the result as JSON, or the error; tokens, what was degraded, seconds."""
         snapshot = run.snapshot()
@@ -115,6 +124,7 @@ class Reporter:
                 "tokens_out": snapshot.tokens_out,
                 "cached_tokens": snapshot.cached_tokens,
                 "trial_tokens": snapshot.trial_tokens,
+                "wasted_tokens": snapshot.wasted_tokens,
                 **reuse_data(snapshot.provenance),
                 **spending_data(snapshot.spent),
             },

@@ -226,6 +226,7 @@ class Run:
             tokens_out=sum(n.tokens_out for n in leaves),
             cached_tokens=sum(n.cached_tokens for n in leaves),
             trial_tokens=sum(n.trial_tokens for n in leaves),
+            wasted_tokens=sum(n.wasted_tokens for n in leaves),
             provenance=summed(n.provenance for n in leaves),
             spent=self.spent,
             result=self.log.events[-1].data.get("result")

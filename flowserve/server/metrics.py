@@ -52,7 +52,7 @@ class Metrics:
         )
         self._tokens = Counter(
             "flowserve_tokens",
-            "Tokens of model calls; `cached` ones are part of `in`, `trial` ones are no part of `out`, "
+            "Tokens of model calls; `cached` ones are part of `in`, `trial` and `wasted` ones are no part of `out`, "
             "`computed` counts failed and cancelled calls too.",
             ["workflow", "direction"],
             registry=self.registry,
@@ -118,6 +118,7 @@ class Metrics:
         if run.ended is not None:
             self._run_seconds.labels(run.workflow).observe(run.ended - run.created)
         counts = {"in": run.tokens_in, "out": run.tokens_out, "cached": run.cached_tokens, "trial": run.trial_tokens}
+        counts["wasted"] = run.wasted_tokens
         for direction, count in counts.items():
             self._tokens.labels(run.workflow, direction).inc(count)
         for exited in run.exits:

@@ -132,6 +132,7 @@ class UsageOut(Out):
     tokens_out: int
     cached_tokens: int = Field(description="Prompt tokens whose KV was reused.")
     trial_tokens: int = Field(description="Written by trials of calls that may end early; no part of `tokens_out`.")
+    wasted_tokens: int = Field(description="Written behind wrongly guessed passages; no part of `tokens_out`.")
     reuse: ReuseOut | None = Field(default=None, description="Left out: no engine that it went to reuses passages.")
     computed_tokens: int | None = Field(
         description="Prompt and output that engines computed, failed and cancelled calls included. Null until it has ended."
@@ -245,6 +246,7 @@ class NodeOut(Out):
     tokens_out: int
     cached_tokens: int
     trial_tokens: int
+    wasted_tokens: int
     reuse: ReuseOut | None = Field(default=None, description="Left out: no engine that it went to reuses passages.")
     engine: str | None
     error: str | None

@@ -104,6 +104,23 @@ def test_a_list_in_any_order_survives_the_round_trip_and_is_checked_in_specs_too
         load(snippets, document)
 
 
+def test_what_is_looked_up_while_writing_survives_the_round_trip_and_is_checked_in_specs_too() -> None:
+    @fs.llm(retrieve_every=4, retrieve_from="docs", retrieve_mode="overlapped")
+    def say(question: str) -> str:
+        fs.prompt("{{ question }}")
+
+    @fs.workflow()
+    def flow(question: str) -> str:
+        return say(question)
+
+    document = to_spec(flow.program)
+    assert from_spec(document).plan.llms == flow.program.plan.llms
+    assert document["llms"]["say"]["retrieve_every"] == 4
+    document["llms"]["say"]["retrieve_every"] = None
+    with pytest.raises(GraphError, match="got retrieve_from= alone"):
+        from_spec(document)
+
+
 def test_an_early_exit_survives_the_round_trip_and_is_checked_in_specs_too(snippets: ModuleType) -> None:
     exit = fs.early_exit(answer="number", deliver="readout", think=("<think>", "</think>"), budget=64, must_close=True)
 
@@ -127,7 +144,7 @@ def test_an_early_exit_survives_the_round_trip_and_is_checked_in_specs_too(snipp
         load(snippets, document)
 
 
-def test_the_steps_of_an_agent_do_not_end_early_in_specs_either(snippets: ModuleType) -> None:
+def test_the_steps_of_an_agent_neither_end_early_nor_look_things_up_in_specs_either(snippets: ModuleType) -> None:
     agent = fs.agent(instructions="Think.", name="thinker")
 
     @fs.workflow()
@@ -138,6 +155,9 @@ def test_the_steps_of_an_agent_do_not_end_early_in_specs_either(snippets: Module
     del document["version"]
     document["agents"]["thinker"]["llm"] |= {"quality": "balanced", "exit": {"answer": "number"}}
     with pytest.raises(GraphError, match="an agent that writes each step to its end; got exit"):
+        load(snippets, document)
+    document["agents"]["thinker"]["llm"] |= {"exit": None, "retrieve_every": 4, "retrieve_from": "docs"}
+    with pytest.raises(GraphError, match="an agent that looks things up by its tools; got retrieve_every"):
         load(snippets, document)
 
 

@@ -221,6 +221,18 @@ def test_a_value_kept_from_an_earlier_declaration_is_refused() -> None:
         ({"exit": fs.early_exit(answer="number", budget=0)}, "exit= budget: a number of tokens or None; got 0"),
         ({"exit": fs.early_exit(answer="number")}, "exit= with text of free form; got a typed result"),
         ({"exit": fs.early_exit(answer="number")}, "a quality that allows approximation; got quality='exact'"),
+        ({"retrieve_every": 4}, "retrieve_every= and retrieve_from= together; got retrieve_every= alone"),
+        ({"retrieve_from": "docs"}, "retrieve_every= and retrieve_from= together; got retrieve_from= alone"),
+        (
+            {"retrieve_every": 0, "retrieve_from": "d"},
+            "retrieve_every= a number of tokens from 1 to 1,024 or None; got 0",
+        ),
+        ({"retrieve_mode": "lucky"}, "retrieve_mode= None or one of sequential, speculative, overlapped; got 'lucky'"),
+        ({"retrieve_mode": "overlapped"}, "retrieve_mode= with retrieve_every= and retrieve_from=; got neither"),
+        (
+            {"retrieve_every": 4, "retrieve_from": "d"},
+            "text of free form where passages are looked up; got a typed result",
+        ),
         (
             {"exit": fs.early_exit(answer="number", budget=9), "thinking_budget": 9},
             "one thinking budget; got thinking_budget= and exit= with a budget",
