@@ -127,7 +127,8 @@ def _ranges(starts: NDArray[np.int64], rows: Ids) -> tuple[NDArray[np.int64], ND
 def _sorted(vocabulary: Sequence[str], entries: NDArray[np.int64], num_rows: int) -> Arrays:
     """Entries in order of row and word, without words that no passage has any more."""
     rows, numbers, times = entries
-    in_order = sorted(np.unique(numbers).tolist(), key=lambda number: vocabulary[number])
+    used: list[int] = np.unique(numbers).tolist()
+    in_order = sorted(used, key=lambda number: vocabulary[number])
     renumbered = np.zeros(len(vocabulary), np.int64)
     renumbered[in_order] = np.arange(len(in_order))
     numbers = renumbered[numbers]

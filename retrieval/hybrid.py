@@ -32,8 +32,10 @@ class HybridIndex:
     def stages(self, query: Query, k: int, rows: Ids | None = None) -> Iterator[Ranking]:
         """After each stage of words, which are quicker, and then of meaning."""
         depth = max(self._depth, k)
+        nothing = (np.zeros(0, np.float32), np.zeros(0, np.int64))
+        words: Ranking = nothing
         for words in self._words.stages(query, depth, rows):
-            yield self._fused((np.zeros(0, np.float32), np.zeros(0, np.int64)), words, k)
+            yield self._fused(nothing, words, k)
         for dense in self._dense.stages(query, depth, rows):
             yield self._fused(dense, words, k)
 

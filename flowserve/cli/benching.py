@@ -90,7 +90,7 @@ def reuse(
 
     shapes = [bench.Shape(chunks, tokens) for tokens in sizes]
     path = model if model.partition(":")[0] == "random" else model_folder(model)
-    results = {"model": model} | bench.run(
+    results: dict[str, Any] = {"model": model} | bench.run(
         path, policies or bench.POLICIES, tiers or bench.TIERS, shapes, rounds, data, say
     )
     for case in results["cases"]:

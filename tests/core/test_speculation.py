@@ -181,7 +181,7 @@ def test_whatever_is_guessed_and_in_whatever_order_answers_come_the_passages_are
                     over = True
         if over:
             break
-        choice = chance.choice([*sorted(work), *(["found"] if asked else [])])
+        choice: str = chance.choice([*sorted(work), *(["found"] if asked else [])])
         if choice == "found":
             commands = step(state, Found(tuple(map(_find, asked)), chance.random()))
             asked = []

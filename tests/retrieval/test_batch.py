@@ -1,12 +1,12 @@
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flowserve.errors import RetrievalError
 from flowserve.retrieval.batch import Batcher
-from flowserve.retrieval.protocols import Vectors
 
 
 class Runs:
@@ -14,9 +14,9 @@ class Runs:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self.futures: list[asyncio.Future[Vectors]] = []
+        self.futures: list[asyncio.Future[Any]] = []
 
-    def __call__(self, texts: Sequence[str]) -> "asyncio.Future[Vectors]":
+    def __call__(self, texts: Sequence[str]) -> "asyncio.Future[Any]":
         self.batches.append(list(texts))
         self.futures.append(asyncio.get_running_loop().create_future())
         return self.futures[-1]
@@ -92,7 +92,7 @@ async def test_once_the_threads_are_gone_everybody_who_waits_is_told() -> None:
     runs = Runs()
     gone = False
 
-    def run(texts: Sequence[str]) -> "asyncio.Future[Vectors]":
+    def run(texts: Sequence[str]) -> "asyncio.Future[Any]":
         if gone:
             raise RuntimeError("cannot schedule new futures after shutdown")
         return runs(texts)

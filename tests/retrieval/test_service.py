@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -465,7 +466,7 @@ async def test_the_last_stage_of_a_search_is_what_it_finds(
 async def test_stages_of_a_search_are_bounded_like_searches(tmp_path: Path) -> None:
     retrieval = Retrieval(tmp_path, HashEmbedder(64), limits=Limits(waiting_queries=1))
     await retrieval.ingest("docs", DOCUMENTS)
-    stages = retrieval.stages("docs", "bread", 2)
+    stages: Any = retrieval.stages("docs", "bread", 2)
     await anext(stages)
     with pytest.raises(Overloaded):
         await retrieval.search("docs", "bread", 2)

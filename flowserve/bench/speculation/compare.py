@@ -156,7 +156,8 @@ async def _retriever(
             label = f"{kind} {name} {number}"
             seen = await _one(engine, lookup, question, options, label, WAYS[name], strides[name])
             _note(records[name], plain, seen)
-        shown.append(_timeline(kind, name, seen))
+            last = _timeline(kind, name, seen)
+            shown = [shown[0], last]
         say(f"{kind} {number + 1}/{options.requests}: " + _progress(plain, records))
     times = {f"{what}_ms": round(1000 * median(seconds), 3) for what, seconds in took.items() if seconds}
     return [_case(kind, name, record) | times for name, record in records.items()], shown
@@ -177,7 +178,7 @@ async def _one(
     how = Iteration(mode=Mode.SEQUENTIAL) if way is None else Iteration(mode=way.mode, prefetch=way.prefetch)
     lookup.spans = []
     spans = lookup.spans
-    noted = Noted(engine, spans)
+    noted: Any = Noted(engine, spans)  # an engine as far as it is used
     told = (lambda did: spans.append(_instant(did))) if way is not None else (lambda did: None)
     work = Generation(call, 0, noted, lookup, how, stride, told=told)
     began, began_cpu = perf_counter(), process_time()

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the blend needs torch")
 
 import transformers
+from torch import Tensor
 from transformers import DynamicCache
 
 from flowserve.cachestore.policies import Policy
@@ -95,7 +96,7 @@ class Lab:
         self.rotary = Rotary(self.model)
         self.decoder = Decoder(self.model, batch)
 
-    def encode(self, chunk: Sequence[int], sink: Sequence[int] = SINK) -> torch.Tensor:
+    def encode(self, chunk: Sequence[int], sink: Sequence[int] = SINK) -> Tensor:
         """(layers' keys and values, kv_heads, tokens, head_dim), keys without position, read behind `sink`."""
         self.batch.hold(1, 128)
         self.batch.prefill(0, (*sink, *chunk), 0)
@@ -122,7 +123,7 @@ class Lab:
         start: int = 0,
         budget: int = 10**6,
         sink: Sequence[int] = SINK,
-    ) -> tuple[Blend, torch.Tensor, torch.Tensor]:
+    ) -> tuple[Blend, Tensor, Tensor]:
         """The finished blend, its logits, and the slot: (layers' keys and values, kv_heads, tokens, head_dim). `start`: so many tokens
         are computed first, as if they had been cached exactly."""
         patch = self.patch(policy, prompt, sink)
@@ -137,14 +138,14 @@ class Lab:
         (kv,) = self.batch.save(slot, 0, len(ids))
         return blend, blend.logits, kv
 
-    def full(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def full(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Logits and KV of a full prefill, as `blend` tells them."""
         self.batch.hold(1, 128)
         logits = self.batch.prefill(0, ids, 0)
         (kv,) = self.batch.save(0, 0, len(ids))
         return logits, kv
 
-    def pasted(self, prompt: Prompt) -> torch.Tensor:
+    def pasted(self, prompt: Prompt) -> Tensor:
         """What lies in the slot before anything is computed; nought elsewhere."""
         patch = self.patch(Policy("none"), prompt)
         self.batch.hold(2, 128)
@@ -154,11 +155,12 @@ class Lab:
         (kv,) = self.batch.save(1, 0, len(prompt.ids))
         return kv
 
-    def oracle(self, prompt: Prompt, kept: Sequence[set[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def oracle(self, prompt: Prompt, kept: Sequence[set[int]]) -> tuple[Tensor, Tensor]:
         """Token after token through the whole model on transformers' own cache. In layer l the KV of a token is what was computed if it
         is in kept[l], else what is pasted. So each token sees exactly what stands before it. Logits and KV, as `blend` tells."""
         pasted = self.pasted(prompt)
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
+        out: Any = None
         for position, token in enumerate(prompt.ids):
             out = self.model(
                 input_ids=torch.tensor([[token]]),
