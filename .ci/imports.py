@@ -28,6 +28,7 @@ EXTRAS = {
     "langchain_openai",
     "langgraph",
     "openai",
+    "mcp",
 }
 
 
