@@ -29,6 +29,8 @@ EXTRAS = {
     "langgraph",
     "openai",
     "mcp",
+    "llama_index",
+    "agents",
 }
 
 

@@ -16,7 +16,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import Field, SecretStr
 
 from flowserve.integrations.langchain.carrier import hints, joined
-from flowserve.integrations.langchain.server import NO_KEY, default_url
+from flowserve.integrations.server import NO_KEY, default_url
 
 
 class ChatFlowServe(BaseChatOpenAI):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from langchain_core.embeddings import Embeddings
 
-from flowserve.integrations.langchain.server import Server
+from flowserve.integrations.server import Server
 
 MOST_TEXTS = 512
 """Of one request; the server batches them further."""

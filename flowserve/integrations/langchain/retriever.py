@@ -7,9 +7,9 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, SecretStr
 
+from flowserve.integrations.index import Index
 from flowserve.integrations.langchain.documents import decoded
-from flowserve.integrations.langchain.index import Index
-from flowserve.integrations.langchain.server import Server, default_key, default_url
+from flowserve.integrations.server import Server, default_key, default_url
 
 
 class FlowServeRetriever(BaseRetriever):

@@ -8,10 +8,10 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from openai import NotFoundError
 
+from flowserve.integrations.index import Index, is_missing
 from flowserve.integrations.langchain.documents import decoded, encoded
 from flowserve.integrations.langchain.embeddings import FlowServeEmbeddings
-from flowserve.integrations.langchain.index import Index, is_missing
-from flowserve.integrations.langchain.server import Server
+from flowserve.integrations.server import Server
 
 Scored = tuple[Document, float]
 

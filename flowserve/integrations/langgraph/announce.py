@@ -30,7 +30,7 @@ class Announcer:
     """Sends in a thread of its own, in order. What fails is logged and given up: it costs the server a hint, no answer."""
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None) -> None:
-        from flowserve.integrations.langchain.server import Server
+        from flowserve.integrations.server import Server
 
         self._client = Server(base_url, api_key).client.with_options(timeout=TIMEOUT_S, max_retries=1)
         self._thread = ThreadPoolExecutor(1, "flowserve-announce")

@@ -11,8 +11,8 @@ import openai
 from langchain_core.documents import Document
 from langchain_core.embeddings import FakeEmbeddings
 
+from flowserve.integrations.index import _batches
 from flowserve.integrations.langchain.documents import JSON_KEYS, from_text, to_text
-from flowserve.integrations.langchain.index import _batches
 from flowserve.langchain import ChatFlowServe, FlowServeRetriever, FlowServeVectorStore
 
 

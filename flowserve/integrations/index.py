@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from openai import APIStatusError, NotFoundError
 
-from flowserve.integrations.langchain.server import Server
+from flowserve.integrations.server import Server
 
 MOST_DOCUMENTS = 1_000
 """Of one request, as the server allows."""
