@@ -65,6 +65,7 @@ def said(name: str, url: str, folder: Path) -> dict[str, str]:
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{example} failed:\n{done.stdout}{done.stderr[-4000:]}")
