@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import operator
 import time
+from statistics import median
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -107,14 +108,23 @@ def ways(graph: Any) -> dict[str, Any]:
     }
 
 
-async def main(question: str, model: str, index: str, base_url: str) -> None:
+async def main(question: str, model: str, index: str, base_url: str, rounds: int) -> None:
     chat = ChatFlowServe(model=model, temperature=0, max_tokens=128, base_url=base_url)
-    answers = []
-    for way, graph in ways(build(chat, FlowServeRetriever(index=index, base_url=base_url))).items():
-        begun = time.perf_counter()
-        answers.append((await graph.ainvoke({"question": question}))["answer"])
-        print(f"{way}: {time.perf_counter() - begun:.2f} s")
-    print(answers[0] if len(set(answers)) == 1 else f"the answers differ: {answers}")
+    graphs = ways(build(chat, FlowServeRetriever(index=index, base_url=base_url)))
+    answers = {way: (await graph.ainvoke({"question": question}))["answer"] for way, graph in graphs.items()}
+    print(answers["plain"] if len(set(answers.values())) == 1 else f"the answers differ: {answers}")
+    took: dict[str, list[float]] = {way: [] for way in graphs}
+    for number in range(rounds):
+        order = list(graphs)[number % len(graphs) :] + list(graphs)[: number % len(graphs)]
+        for way in order:
+            begun = time.perf_counter()
+            # Asked so nowhere before, so that no way finds in the prefix cache what another one has put there.
+            await graphs[way].ainvoke({"question": f"{number} {way[-1]} {question}"})
+            took[way].append(time.perf_counter() - begun)
+    for way, seconds in took.items():
+        if seconds:
+            ratios = [plain / own for plain, own in zip(took["plain"], seconds, strict=True)]
+            print(f"{way}: median {median(seconds):.2f} s, x{median(ratios):.2f} of plain within a round")
 
 
 if __name__ == "__main__":
@@ -123,5 +133,6 @@ if __name__ == "__main__":
     arguments.add_argument("--model", required=True, help="as /v1/models lists it")
     arguments.add_argument("--index", required=True)
     arguments.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
+    arguments.add_argument("--rounds", type=int, default=3, help="of timing, each way once")
     given = arguments.parse_args()
-    asyncio.run(main(given.question, given.model, given.index, given.base_url))
+    asyncio.run(main(given.question, given.model, given.index, given.base_url, given.rounds))
