@@ -357,6 +357,7 @@ async def test_an_ingestion_whose_caller_leaves_stops_and_changes_nothing(
 
 
 async def test_closing_ends_waiting_searches_and_refuses_new_ones(tmp_path: Path, embedder: Watched) -> None:
+    before = set(threading.enumerate())
     retrieval = Retrieval(tmp_path, embedder)
     await retrieval.ingest("docs", DOCUMENTS)
     embedder.entered.clear()
@@ -371,7 +372,8 @@ async def test_closing_ends_waiting_searches_and_refuses_new_ones(tmp_path: Path
     for attempt in (retrieval.search("docs", "q", 1), retrieval.ingest("docs", []), retrieval.embed(["a"])):
         with pytest.raises(RetrievalError, match="closed"):
             await attempt
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowserve-")]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("flowserve-")]
 
 
 async def test_indexes_that_are_not_held_in_memory_are_read_again(tmp_path: Path) -> None:

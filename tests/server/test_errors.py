@@ -191,10 +191,12 @@ async def test_parts_of_a_message_are_pointed_at_without_the_names_of_union_bran
     assert "list[" not in error["message"]
 
 
-async def test_what_clients_are_not_told_is_in_the_log(served: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_clients_are_not_told_is_in_the_log(
+    served: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """An index that cannot be trusted was a bare 500, and nobody learned which file it was."""
     await served.http.post("/v1/indexes/shelf/documents", json={"documents": [{"id": "a", "text": "a b"}]})
-    manifest = next(served.runtime.retrieval._folder.glob("shelf/MANIFEST.json"))
+    manifest = next(tmp_path.glob("indexes/shelf/MANIFEST.json"))
     manifest.write_text("{}")
     answer = await served.http.post("/v1/indexes/shelf/search", json={"query": "a"})
     assert (answer.status_code, answer.json()["code"]) == (500, "store_failed")
