@@ -187,6 +187,16 @@ async def test_a_thread_keeps_its_messages_and_its_history(served: Any, client: 
     assert [run["status"] for run in runs] == ["success", "success"]
 
 
+async def test_a_run_that_is_forgotten_elsewhere_is_gone_from_its_threads_list(served: Any, client: Any) -> None:
+    thread = (await client.threads.create())["thread_id"]
+    for text in ("a", "b"):
+        await client.runs.wait(thread, "echo", input={"text": text})
+    newest, oldest = [run["run_id"] for run in await client.runs.list(thread)]
+    await served.http.delete(f"/v1/runs/{oldest}")
+    assert [run["run_id"] for run in await client.runs.list(thread)] == [newest]
+    assert (await client.threads.get_state(thread))["values"]["text"] == "b", "what it did stays"
+
+
 async def test_what_a_run_is_not_given_it_takes_from_its_thread(served: Any, client: Any) -> None:
     thread = (await client.threads.create())["thread_id"]
     await client.threads.update_state(thread, {"text": "kept words"})

@@ -202,7 +202,8 @@ class LangGraph:
         b.refuse_unsupported(body)
         program = self._program(body.assistant_id, tenant)
         thread = self._thread_for(body, tenant, thread_id)
-        await self._make_room(thread, body.multitask_strategy or ("enqueue" if follows else "reject"))
+        multitask = body.multitask_strategy or ("enqueue" if follows else "reject")
+        await self._make_room(thread, multitask)
         arguments, values, chat = c.begin(program.plan, body.input, thread.values)
         metadata = body.metadata or {}
         options = SubmitOptions(
@@ -217,7 +218,6 @@ class LangGraph:
         except BaseException:
             thread.status = before
             raise
-        multitask = body.multitask_strategy or "enqueue"
         asked = Asked(thread.id, program.name, body.modes, multitask, values, chat, metadata)
         self._asked.keep(run.id, asked)
         self._open[run.id] = thread
@@ -276,7 +276,15 @@ class LangGraph:
             thread.status = "idle"
 
     def _live(self, thread: Thread) -> list[Run]:
-        return [self._door.run(id, thread.tenant) for id in thread.runs if id in self._open]
+        found = (self._remembered(id, thread.tenant) for id in thread.runs if id in self._open)
+        return [run for run in found if run is not None]
+
+    def _remembered(self, id: RunId, tenant: str) -> Run | None:
+        """None: the runtime has forgotten it, of itself or at another door."""
+        try:
+            return self._door.run(id, tenant)
+        except UnknownName:
+            return None
 
     # --- runs: what became of them ------------------------------------------------------------------------------------
 
@@ -292,10 +300,10 @@ class LangGraph:
         thread = self._threads.get(tenant, thread_id)
         shown = []
         for id in reversed(thread.runs):
-            asked = self._asked.get(id)
-            if asked is not None:
-                shown.append(c.run_out(self._door.run(id, tenant), asked))
-        found = [run for run in shown if status in (None, run["status"])]
+            asked, run = self._asked.get(id), self._remembered(id, tenant)
+            if asked is not None and run is not None:
+                shown.append(c.run_out(run, asked))
+        found = [told for told in shown if status in (None, told["status"])]
         return JSON(found[offset : offset + limit])
 
     async def run(self, thread_id: str, run_id: str, tenant: Tenant) -> Response:
